@@ -1,0 +1,71 @@
+"""SequenceBatch: the one shape in which models see users.
+
+B users, L history length. Item 0 is padding; real items are 1..N.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PAD = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceBatch:
+    """What a model sees of B users: right-aligned histories and, when known, the next item.
+
+    Args:
+        users: (B,) user indices.
+        history: (B, L) items, oldest first, padded with 0 on the left.
+        target: (B,) the item that follows the history; 0 where unknown.
+        times: (B, L) unix seconds of the history (0 at padding), None where the data set has no times.
+        query: what each user asked for in words, None where the data set has no queries.
+        seen: (B, S) items that must not be recommended, 0-padded; None where repeats are legal.
+    """
+
+    users: Tensor
+    history: Tensor
+    target: Tensor
+    times: Tensor | None = None
+    query: list[str] | None = None
+    seen: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> SequenceBatch:
+        """The same batch with every tensor on `device`."""
+        moved = {
+            field.name: value.to(device, non_blocking=non_blocking)
+            for field in dataclasses.fields(self)
+            if isinstance(value := getattr(self, field.name), torch.Tensor)
+        }
+        return dataclasses.replace(self, **moved)
+
+    def next_items(self) -> Tensor:
+        """(B, L): the item that follows each position of the history; the last one is the target."""
+        return torch.cat([self.history[:, 1:], self.target[:, None]], dim=1)
+
+    def lagged(self, num_items: int) -> SequenceBatch:
+        """What a cloud saw `num_items` interactions ago: the newest items are gone, the target stays.
+
+        `seen` stays too: what must not be recommended is decided by the device, which knows everything.
+
+        Raises:
+            ValueError: `num_items` is negative.
+        """
+        if num_items < 0:
+            raise ValueError(f"num_items must be 0 or more interactions, got {num_items}")
+        keep = self.history.shape[1] - num_items
+        if keep < 1:  # nothing left: one column of padding, so that shapes stay legal
+            gone = torch.full_like(self.history[:, :1], PAD)
+            return dataclasses.replace(self, history=gone, times=None if self.times is None else gone.long())
+        times = None if self.times is None else self.times[:, :keep]
+        return dataclasses.replace(self, history=self.history[:, :keep], times=times)

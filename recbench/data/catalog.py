@@ -1,0 +1,78 @@
+"""Catalog: what is known of the items, apart from who bought them. Item text is read nowhere else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import polars as pl
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """Sizes and item features; row `i - 1` of `items` describes item index `i`.
+
+    Args:
+        num_users: users, indexed 0..num_users-1.
+        num_items: items, indexed 1..num_items; 0 is padding.
+        items: one row per item in index order: `item`, `raw_id` and, where known, `title` (str), `tags`
+            (list of str), `text` (str), `latitude`, `longitude` (float). An absent column is a stated fact.
+        popularity: (num_items + 1,) training interactions per item; 0 at padding.
+    """
+
+    num_users: int
+    num_items: int
+    items: pl.DataFrame
+    popularity: NDArray[np.int64]
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Names of the item features this data set really has."""
+        return tuple(name for name in self.items.columns if name not in ("item", "raw_id"))
+
+    def titles(self) -> list[str]:
+        """Item titles in index order, item 1 first.
+
+        Raises:
+            LookupError: the data set has no titles.
+        """
+        return self._texts("title")
+
+    def texts(self) -> list[str]:
+        """Item descriptions in index order, item 1 first.
+
+        Raises:
+            LookupError: the data set has no item text.
+        """
+        return self._texts("text")
+
+    def tags(self) -> list[list[str]]:
+        """Tags of every item in index order, item 1 first; an item may have none.
+
+        Raises:
+            LookupError: the data set has no tags.
+        """
+        self._require("tags")
+        return [tags or [] for tags in self.items["tags"].to_list()]
+
+    def coordinates(self) -> NDArray[np.float64]:
+        """(num_items, 2): latitude and longitude in degrees, NaN where unknown.
+
+        Raises:
+            LookupError: the data set has no coordinates.
+        """
+        self._require("latitude")
+        return self.items.select("latitude", "longitude").cast(float).to_numpy().astype(np.float64)
+
+    def _texts(self, name: str) -> list[str]:
+        self._require(name)
+        return self.items[name].fill_null("").to_list()
+
+    def _require(self, name: str) -> None:
+        if name not in self.items.columns:
+            have = ", ".join(self.features) or "none"
+            raise LookupError(f"this data set has no item {name!r}; its item features are: {have}")

@@ -1,0 +1,184 @@
+"""The Run record: what one training and evaluation found, and under which conditions. Imports no torch.
+
+A record is one JSON file, `results/<data>/<model>/<seed>-<hash8>.json`; the per-user ranks lie beside it as
+`<seed>-<hash8>.ranks.parquet`. Nothing else in recbench writes numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from recbench.errors import DataError
+from recbench.metrics import Ranks
+
+SCHEMA = 1
+PROTOCOL = "loo-full"  # leave-one-out by time, all items ranked
+
+Status = Literal["ok", "diverged", "failed", "timeout"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Estimate(_Frozen):
+    """A mean over users with its 95 % bootstrap interval; a cited figure has none."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+class Latency(_Frozen):
+    """Milliseconds of one `recommend` call at batch 1, after warm-up."""
+
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    num_calls: int
+
+
+class StageCost(_Frozen):
+    """What one stage of training took."""
+
+    train_s: float
+    num_epochs: int
+    best_epoch: int | None = None
+
+
+class Run(_Frozen):
+    """One line of truth: conditions, figures, cost.
+
+    `latency_ms` has the keys `device`, `cloud` and `network` as far as the method has them; compute is measured,
+    network time is modelled, and they are never added up here. `num_parameters` and `num_bytes` are per side.
+    """
+
+    schema_version: int = SCHEMA
+    model: str
+    data: str
+    protocol: str = PROTOCOL
+    seed: int | None = None
+    status: Status = "ok"
+    origin: Literal["measured", "cited"] = "measured"
+    num_users: int | None = None
+    metrics: dict[str, Estimate] = Field(default_factory=dict)
+    cohorts: dict[str, dict[str, Estimate]] = Field(default_factory=dict)  # e.g. held-out users
+    cohort_sizes: dict[str, int] = Field(default_factory=dict)
+    validation: dict[str, float] = Field(default_factory=dict)
+    config: dict[str, Any] = Field(default_factory=dict)
+    config_hash: str = ""
+    data_fingerprint: str = ""
+    ranks_sha256: str = ""
+    stages: dict[str, StageCost] = Field(default_factory=dict)
+    latency: dict[str, Latency] = Field(default_factory=dict)
+    evaluation_users_per_s: float | None = None
+    bytes_up: float | None = None
+    bytes_down: float | None = None
+    num_parameters: dict[str, int] = Field(default_factory=dict)
+    num_bytes: dict[str, int] = Field(default_factory=dict)
+    commit: str = ""
+    versions: dict[str, str] = Field(default_factory=dict)
+    hardware: dict[str, Any] = Field(default_factory=dict)
+    finished: str = ""  # UTC, ISO 8601
+    source: str = ""  # of a cited figure: paper, table, and who reports it
+    note: str = ""
+
+    @property
+    def key(self) -> str:
+        """`<data>/<model>/<seed>-<hash8>`: the record's place below the results folder."""
+        return f"{self.data}/{self.model}/{self.seed}-{self.config_hash[:8]}"
+
+
+def config_hash(config: dict[str, Any], data_fingerprint: str) -> str:
+    """sha256 over everything that decides a run's numbers."""
+    canonical = json.dumps([config, data_fingerprint], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write all of `content` to `path` or nothing: temporary file in the same folder, fsync, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_run(run: Run, root: Path, *, users: np.ndarray | None = None, ranks: Ranks | None = None) -> Path:
+    """Write the record below `root`, its ranks first, so that a record never lacks them; returns the record's path."""
+    path = root / f"{run.key}.json"
+    if ranks is not None:
+        frame = pl.DataFrame({"user": users, "rank": ranks.rank, "ties": ranks.ties})
+        buffer = io.BytesIO()
+        frame.sort("user").write_parquet(buffer, compression="zstd", statistics=False)
+        write_atomic(ranks_path(path), buffer.getvalue())
+        run = run.model_copy(update={"ranks_sha256": hashlib.sha256(buffer.getvalue()).hexdigest()})
+    write_atomic(path, (run.model_dump_json(indent=1, exclude_defaults=True) + "\n").encode())
+    return path
+
+
+def read_run(path: Path) -> Run:
+    """Read one record.
+
+    Raises:
+        DataError: the file is missing, is no JSON, or is not a record of a schema this version knows.
+    """
+    try:
+        return Run.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such record") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise DataError(f"{path}: {where}: {first['msg']}; restore the record or delete it and rerun") from None
+
+
+def read_runs(root: Path) -> list[Run]:
+    """Every record below `root`, in path order."""
+    return [read_run(path) for path in sorted(root.rglob("*.json"))]
+
+
+def ranks_path(record: Path) -> Path:
+    """Where the per-user ranks of `record` lie."""
+    return record.with_suffix(".ranks.parquet")
+
+
+def read_ranks(record: Path, sha256: str) -> tuple[np.ndarray, Ranks]:
+    """Users and ranks stored beside `record`.
+
+    Raises:
+        DataError: the file is missing or its sha256 is not `sha256`.
+    """
+    path = ranks_path(record)
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"{path}: the ranks of this record are missing; rerun it to get them") from None
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != sha256:
+        raise DataError(f"{path}: sha256 {digest[:12]}… is not the record's {sha256[:12]}…; restore it or rerun")
+    frame = pl.read_parquet(io.BytesIO(content))
+    ranks = Ranks(frame["rank"].to_numpy().astype(np.float64), frame["ties"].to_numpy().astype(np.int64))
+    return frame["user"].to_numpy(), ranks
