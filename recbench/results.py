@@ -12,31 +12,36 @@ import json
 import os
 import tempfile
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, field_validator
 
-from recbench.errors import DataError
+from recbench.errors import DataError, ResourceError
 from recbench.metrics import Ranks
 
-SCHEMA = 1
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+SCHEMA = 1  # raise it when a record of the version before can no longer be read
 PROTOCOL = "loo-full"  # leave-one-out by time, all items ranked
 
 Status = Literal["ok", "diverged", "failed", "timeout"]
+_IDENTITY = ("schema_version", "model", "data", "protocol", "seed", "status", "origin")
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # a NaN that JSON cannot hold would be written as null, and the record could never be read again
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
 class Estimate(_Frozen):
     """A mean over users with its 95 % bootstrap interval; a cited figure has none."""
 
-    value: float
-    low: float | None = None
-    high: float | None = None
+    value: FiniteFloat
+    low: FiniteFloat | None = None
+    high: FiniteFloat | None = None
 
 
 class Latency(_Frozen):
@@ -59,7 +64,7 @@ class StageCost(_Frozen):
 class Run(_Frozen):
     """One line of truth: conditions, figures, cost.
 
-    `latency_ms` has the keys `device`, `cloud` and `network` as far as the method has them; compute is measured,
+    `latency` has the keys `device`, `cloud` and `network` as far as the method has them; compute is measured,
     network time is modelled, and they are never added up here. `num_parameters` and `num_bytes` are per side.
     """
 
@@ -93,6 +98,13 @@ class Run(_Frozen):
     source: str = ""  # of a cited figure: paper, table, and who reports it
     note: str = ""
 
+    @field_validator("schema_version")
+    @classmethod
+    def _known_schema(cls, version: int) -> int:
+        if not 1 <= version <= SCHEMA:
+            raise ValueError(f"schema {version} is not known here (1 to {SCHEMA}), a newer recbench reads it")
+        return version
+
     @property
     def key(self) -> str:
         """`<data>/<model>/<seed>-<hash8>`: the record's place below the results folder."""
@@ -101,12 +113,24 @@ class Run(_Frozen):
 
 def config_hash(config: dict[str, Any], data_fingerprint: str) -> str:
     """sha256 over everything that decides a run's numbers."""
-    canonical = json.dumps([config, data_fingerprint], sort_keys=True, separators=(",", ":"))
+    canonical = json.dumps([config, data_fingerprint], sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Write all of `content` to `path` or nothing: temporary file in the same folder, fsync, rename."""
+    """Write all of `content` to `path` or nothing: temporary file in the same folder, fsync, rename.
+
+    Raises:
+        ResourceError: the disk is full, or the folder may not be written to.
+    """
+    try:
+        _write_atomic(path, content)
+    except OSError as error:
+        way_out = "free some space or choose another folder, then run again; nothing was changed"
+        raise ResourceError(f"{path}: cannot be written: {error.strerror or error}; {way_out}") from None
+
+
+def _write_atomic(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -126,38 +150,64 @@ def write_atomic(path: Path, content: bytes) -> None:
         os.close(folder)
 
 
-def write_run(run: Run, root: Path, *, users: np.ndarray | None = None, ranks: Ranks | None = None) -> Path:
-    """Write the record below `root`, its ranks first, so that a record never lacks them; returns the record's path."""
+def write_run(
+    run: Run, root: Path, *, users: NDArray[np.int64] | None = None, ranks: Ranks | None = None
+) -> Path:
+    """Write the record below `root`, its ranks first so that it never lacks them; returns its path."""
     path = root / f"{run.key}.json"
     if ranks is not None:
+        assert users is not None, "ranks are stored by user"
+        assert len(np.unique(users)) == len(users), "every user counts once"
         frame = pl.DataFrame({"user": users, "rank": ranks.rank, "ties": ranks.ties})
         buffer = io.BytesIO()
         frame.sort("user").write_parquet(buffer, compression="zstd", statistics=False)
         write_atomic(ranks_path(path), buffer.getvalue())
         run = run.model_copy(update={"ranks_sha256": hashlib.sha256(buffer.getvalue()).hexdigest()})
-    write_atomic(path, (run.model_dump_json(indent=1, exclude_defaults=True) + "\n").encode())
+    write_atomic(path, _dump(run))
     return path
+
+
+def _dump(run: Run) -> bytes:
+    """The record as JSON without its defaults, save those that say how to read it."""
+    identity = {name: getattr(run, name) for name in _IDENTITY}
+    found = json.loads(run.model_dump_json(exclude_defaults=True))
+    return (json.dumps(identity | found, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def read_run(path: Path) -> Run:
     """Read one record.
 
     Raises:
-        DataError: the file is missing, is no JSON, or is not a record of a schema this version knows.
+        DataError: the file cannot be read, is no JSON, or is not a record of a schema this version knows.
     """
     try:
         return Run.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         raise DataError(f"{path}: no such record") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}; a record is a .json file") from None
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise DataError(f"{path}: {where}: {first['msg']}; restore the record or delete it and rerun") from None
+        raise DataError(
+            f"{path}: {where}: {first['msg']}; restore the record or delete it and rerun"
+        ) from None
 
 
 def read_runs(root: Path) -> list[Run]:
-    """Every record below `root`, in path order."""
-    return [read_run(path) for path in sorted(root.rglob("*.json"))]
+    """Every record below `root`, in path order.
+
+    Raises:
+        DataError: a file is no record, or lies where its own data, model, seed and hash do not put it.
+    """
+    paths = sorted(root.rglob("*.json"))
+    runs = [read_run(path) for path in paths]
+    for path, run in zip(paths, runs, strict=True):
+        if path != root / f"{run.key}.json":
+            raise DataError(
+                f"{path}: by its content this record is {run.key}.json; move it there or delete it"
+            )
+    return runs
 
 
 def ranks_path(record: Path) -> Path:
@@ -165,7 +215,7 @@ def ranks_path(record: Path) -> Path:
     return record.with_suffix(".ranks.parquet")
 
 
-def read_ranks(record: Path, sha256: str) -> tuple[np.ndarray, Ranks]:
+def read_ranks(record: Path, sha256: str) -> tuple[NDArray[np.int64], Ranks]:
     """Users and ranks stored beside `record`.
 
     Raises:
@@ -178,7 +228,9 @@ def read_ranks(record: Path, sha256: str) -> tuple[np.ndarray, Ranks]:
         raise DataError(f"{path}: the ranks of this record are missing; rerun it to get them") from None
     digest = hashlib.sha256(content).hexdigest()
     if digest != sha256:
-        raise DataError(f"{path}: sha256 {digest[:12]}… is not the record's {sha256[:12]}…; restore it or rerun")
+        raise DataError(
+            f"{path}: sha256 {digest[:12]}… is not the record's {sha256[:12]}…; restore it or rerun"
+        )
     frame = pl.read_parquet(io.BytesIO(content))
     ranks = Ranks(frame["rank"].to_numpy().astype(np.float64), frame["ties"].to_numpy().astype(np.int64))
     return frame["user"].to_numpy(), ranks
