@@ -5,6 +5,7 @@ B users, L history, N items, C candidates; item 0 is padding, so score tables ha
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,8 +13,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import torch
 from lightning import LightningModule
+from torch.optim.lr_scheduler import LambdaLR
 
 from recbench.errors import DivergedError
+from recbench.nn.ranking import RankMetrics, TargetRanks, rank_by_counting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,13 +40,6 @@ class Ranking(NamedTuple):
 
     items: Tensor
     scores: Tensor
-
-
-class TargetRanks(NamedTuple):
-    """(B,) 1-based `rank` of each target, average over ties, inf when not listed; (B,) `ties`, itself included."""
-
-    rank: Tensor
-    ties: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,3 +88,138 @@ class Stage:
     recipe: Recipe = field(default_factory=Recipe)
     solve: Callable[[], None] | None = None
     trainer: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Recommender(LightningModule, ABC):
+    """One method. Subclasses say how to build, how to learn, how to recommend; nothing else.
+
+    Constructing one creates no weights: `build` does, once the catalog is known, so that the seed in force at
+    that moment decides them and a checkpoint can be loaded into the same shapes.
+    """
+
+    paper: ClassVar[Paper]
+    side: ClassVar[str] = "device"  # where `recommend` runs
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.validation = RankMetrics(("hr@10", "ndcg@10"))
+
+    @abstractmethod
+    def build(self, catalog: Catalog) -> None:
+        """Create the weights for this catalog; called once."""
+
+    def loss(self, batch: SequenceBatch) -> Tensor:
+        """Scalar training loss of one batch; methods in closed form have none."""
+        raise TypeError(f"{type(self).__name__} is trained in closed form and has no loss")
+
+    def stages(self, data: InteractionData) -> Iterator[Stage]:
+        """The training recipe, stage by stage; a later stage may use what an earlier one produced."""
+        yield Stage("train", self, data, self.recipe)
+
+    @abstractmethod
+    def recommend(self, batch: SequenceBatch, k: int) -> Ranking:
+        """The best `k` items for every user, seen items left out."""
+
+    @abstractmethod
+    def target_ranks(self, batch: SequenceBatch) -> TargetRanks:
+        """Where each target comes among all items; what the evaluator reads."""
+
+    def training_step(self, batch: SequenceBatch, batch_idx: int) -> Tensor:  # noqa: ARG002 - Lightning's signature
+        """One step; stops the run at the first loss that is no number."""
+        loss = self.loss(batch)
+        if not torch.isfinite(loss):
+            raise DivergedError(
+                f"the loss became {loss.item()} at step {self.global_step}; "
+                f"lower --model.recipe.lr (now {self.recipe.lr:g}) or set --model.recipe.clip"
+            )
+        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch), prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: SequenceBatch, batch_idx: int) -> None:  # noqa: ARG002 - Lightning's signature
+        """Rank the validation targets of one batch."""
+        self.validation.update(self.target_ranks(batch))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation metrics."""
+        for key, value in self.validation.compute().items():
+            self.log(f"val/{key}", value.float(), prog_bar=True)
+        self.validation.reset()
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW with the recipe's schedule, stepped per batch."""
+        recipe = self.recipe
+        optimizer = torch.optim.AdamW(
+            self.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True
+        )
+        total = max(1, int(self.trainer.estimated_stepping_batches))
+        schedule = LambdaLR(optimizer, lambda step: _lr_factor(recipe, step, total))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _lr_factor(recipe: Recipe, step: int, total: int) -> float:
+    """Share of the peak learning rate at `step` of `total`."""
+    if step < recipe.warmup_steps:
+        return (step + 1) / recipe.warmup_steps
+    done = (step - recipe.warmup_steps) / max(1, total - recipe.warmup_steps)
+    match recipe.schedule:
+        case "constant":
+            return 1.0
+        case "linear":
+            return max(0.0, 1 - done)
+        case "cosine":
+            return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+class Scorer(Recommender):
+    """A method that scores every item, so its ranks are exact."""
+
+    @abstractmethod
+    def score(self, batch: SequenceBatch, items: Tensor | None = None) -> Tensor:
+        """(B, N + 1) scores of all items, or (B, C) of the (B, C) `items`; finite, higher is better."""
+
+    def target_ranks(self, batch: SequenceBatch) -> TargetRanks:
+        """Exact ranks among all items, by counting."""
+        return rank_by_counting(self.score(batch), batch.target, batch.seen)
+
+    def recommend(self, batch: SequenceBatch, k: int) -> Ranking:
+        """The best `k` items; item 0 and a score of -inf where fewer may be shown."""
+        scores = self.score(batch)
+        scores[:, 0] = -torch.inf
+        if batch.seen is not None:
+            scores = scores.scatter(1, batch.seen, -torch.inf)
+        best = scores.topk(min(k, scores.shape[1] - 1), dim=1)
+        return Ranking(torch.where(best.values.isneginf(), 0, best.indices), best.values)
+
+
+class DotScorer(Scorer):
+    """A scorer whose score is the inner product of a user vector and an item vector."""
+
+    # users whose scores of the whole catalog stay in the cache between product and count
+    rows_per_block: ClassVar[int] = 64
+
+    @abstractmethod
+    def encode(self, batch: SequenceBatch) -> Tensor:
+        """(B, D) user vectors."""
+
+    @abstractmethod
+    def item_vectors(self) -> Tensor:
+        """(N + 1, D) item vectors, row 0 padding."""
+
+    def score(self, batch: SequenceBatch, items: Tensor | None = None) -> Tensor:
+        """Inner products with all items, or with those named."""
+        users, table = self.encode(batch), self.item_vectors()
+        if items is None:
+            return users @ table.T
+        return torch.einsum("bd,bcd->bc", users, table[items])
+
+    def target_ranks(self, batch: SequenceBatch) -> TargetRanks:
+        """Exact ranks, a block of users at a time: memory is flat and a block's scores never leave the cache."""
+        users, table = self.encode(batch), self.item_vectors().T
+        rows = len(users) if users.is_cuda else self.rows_per_block
+        blocks = []
+        for start in range(0, len(users), rows):
+            block = slice(start, start + rows)
+            seen = None if batch.seen is None else batch.seen[block]
+            blocks.append(rank_by_counting(users[block] @ table, batch.target[block], seen))
+        return TargetRanks(*(torch.cat(column) for column in zip(*blocks, strict=True)))

@@ -1,0 +1,184 @@
+"""fit(): seed, run the method's stages, evaluate once on test, write the record."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+import yaml
+from lightning import seed_everything
+
+from recbench import checkpoint, runtime
+from recbench.errors import CheckpointError, DivergedError
+from recbench.evaluate import estimates, evaluate, request_latency
+from recbench.metrics import means
+from recbench.results import Run, StageCost, config_hash, write_atomic, write_run
+from recbench.tracking import log_record, make_logger
+from recbench.training import TrainerOptions, train
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
+
+    from recbench.data.module import InteractionData
+    from recbench.models.base import Recommender
+
+__all__ = ["TrainerOptions", "fit", "load_run", "run_folder"]
+log = logging.getLogger(__name__)
+
+
+def fit(
+    model: Recommender,
+    data: InteractionData,
+    *,
+    config: dict[str, Any],
+    name: str,
+    trainer: TrainerOptions = TrainerOptions(),  # noqa: B008 - frozen
+    seed: int = 0,
+    wandb: Literal["offline", "online", "disabled"] = "offline",
+    runs: Path = Path("runs"),
+    results: Path = Path("leaderboard/results"),
+    resume: bool = False,
+) -> Path:
+    """Train `model` on `data`, evaluate it once on the test targets, write one record.
+
+    Args:
+        model: a method, not yet built.
+        data: what it is trained and evaluated on.
+        config: everything that decides the numbers, as plain containers; hashed and kept with the record.
+        name: the method's name on the leaderboard.
+        trainer: where and how long.
+        seed: of weights, order and dropout.
+        wandb: where Weights & Biases logs go.
+        runs: folder for checkpoints, logs and the resolved config.
+        results: folder for records.
+        resume: go on with an interrupted run of the same config and seed.
+
+    Returns:
+        Path of the record.
+
+    Raises:
+        DivergedError: a loss or score is not finite; the record then says so and has no metrics.
+    """
+    _prepare_process(trainer, seed)
+    record = Run(
+        model=name,
+        data=data.prepared.name,
+        seed=seed,
+        config=config,
+        config_hash=config_hash(config, data.prepared.card.fingerprint),
+        data_fingerprint=data.prepared.card.fingerprint,
+        commit=runtime.commit(),
+        versions=runtime.versions(),
+        hardware=runtime.hardware(),
+    )
+    folder = run_folder(runs, record, resume=resume)
+    write_atomic(folder / "config.yaml", yaml.safe_dump(config | {"name": name}, sort_keys=False).encode())
+    logger = make_logger(wandb, folder=folder, name=folder.name, config=config)
+    model.build(data.catalog)
+    try:
+        costs = _run_stages(model, data, folder, trainer, seed=seed, resume=resume, logger=logger)
+        model.to(trainer.device)
+        record, path = _judge(model, data, record, costs, results)
+    except DivergedError as error:
+        record = record.model_copy(update={"status": "diverged", "note": str(error), "finished": _now()})
+        write_run(record, results)
+        log_record(logger, record)
+        raise
+    log_record(logger, record)
+    return path
+
+
+def _prepare_process(trainer: TrainerOptions, seed: int) -> None:
+    """Threads, allocator, seeds: what must be so before weights are drawn."""
+    if trainer.threads:
+        torch.set_num_threads(trainer.threads)
+    if trainer.progress is False:
+        logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    runtime.keep_freed_memory()
+    seed_everything(seed, verbose=False)
+
+
+def run_folder(runs: Path, record: Run, *, resume: bool) -> Path:
+    """`<runs>/<data>-<model>-<seed>-<hash8>`; what an earlier run left there is moved aside unless it is resumed."""
+    folder = runs / record.key.replace("/", "-")
+    if folder.exists() and not resume:
+        number = 1
+        while (aside := folder.with_name(f"{folder.name}.{number}")).exists():
+            number += 1
+        folder.rename(aside)
+        log.info("the earlier run of this config and seed was moved to %s", aside)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _run_stages(
+    model: Recommender,
+    data: InteractionData,
+    folder: Path,
+    trainer: TrainerOptions,
+    *,
+    seed: int,
+    resume: bool,
+    logger: Logger | None,
+) -> dict[str, StageCost]:
+    """Train stage after stage; the test targets are out of reach meanwhile."""
+    costs = {}
+    with data.training():
+        for stage in model.stages(data):
+            costs[stage.name] = train(
+                stage, folder / "stages", trainer, seed=seed, resume=resume, logger=logger
+            )
+    return costs
+
+
+def _judge(
+    model: Recommender, data: InteractionData, record: Run, costs: dict[str, StageCost], results: Path
+) -> tuple[Run, Path]:
+    """Evaluate on validation and, once, on test; measure latency; write the record and its ranks."""
+    tested = evaluate(model, data)
+    heldout = evaluate(model, data, users="heldout")
+    num_bytes = sum(value.nbytes for value in model.state_dict().values())
+    update: dict[str, Any] = {
+        "metrics": estimates(tested.ranks),
+        "num_users": len(tested.users),
+        "validation": means(evaluate(model, data, split="validation").ranks),
+        "stages": costs,
+        "latency": {model.side: request_latency(model, data)},
+        "evaluation_users_per_s": round(len(tested.users) / tested.seconds, 1),
+        "num_parameters": {model.side: sum(weights.numel() for weights in model.parameters())},
+        "num_bytes": {model.side: num_bytes},
+        "finished": _now(),
+    }
+    if len(heldout.users):
+        update["cohorts"] = {"heldout": estimates(heldout.ranks)}
+        update["cohort_sizes"] = {"heldout": len(heldout.users)}
+    record = record.model_copy(update=update)
+    path = write_run(record, results, users=tested.users, ranks=tested.ranks)
+    return record, path
+
+
+def load_run(folder: Path, model: Recommender, data: InteractionData) -> Recommender:
+    """Build `model` for `data` and fill it with the weights of the run in `folder`.
+
+    Raises:
+        CheckpointError: the run has no finished stage, or its weights are not of this model and data.
+    """
+    stages = sorted((folder / "stages").glob("*.ckpt"), key=lambda path: path.stat().st_mtime)
+    finished = [path for path in stages if not path.name.endswith((".last.ckpt", ".best.ckpt"))]
+    if not finished:
+        raise CheckpointError(f"{folder}: no finished stage; finish the run with recbench fit --resume")
+    model.build(data.catalog)
+    try:
+        model.load_state_dict(checkpoint.load(finished[-1])["weights"])
+    except (RuntimeError, KeyError) as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise CheckpointError(f"{finished[-1]}: not the weights of this method and data: {reason}") from None
+    model.eval()
+    return model
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

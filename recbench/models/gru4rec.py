@@ -1,0 +1,111 @@
+"""GRU4Rec: a recurrent net over the history (Hidasi et al., "Session-based Recommendations with RNNs", ICLR 2016).
+
+The state after each item predicts the next one. Follows the later paper of the first author (Hidasi & Karatzoglou,
+CIKM 2018) in sharing the item table between input and output; the loss is an argument. Histories are right-aligned,
+so padding comes first and the state is held at zero until the first real item. B users, L history, D width.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import nn
+
+from recbench.models.base import DotScorer, Paper, Recipe
+from recbench.nn.losses import FullSoftmax, Loss
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from recbench.data.batch import SequenceBatch
+    from recbench.data.catalog import Catalog
+
+
+class GRU4Rec(DotScorer):
+    """Gated recurrent units over the history (Hidasi et al., ICLR 2016).
+
+    Args:
+        dim: width of item embeddings.
+        hidden: width of the recurrent state.
+        num_layers: recurrent layers.
+        dropout: between recurrent layers and on the output.
+        embedding_dropout: on the item embeddings.
+        loss: how hidden states are pulled towards their next items.
+        recipe: how it is trained.
+    """
+
+    paper: ClassVar[Paper] = Paper(
+        "Session-based Recommendations with Recurrent Neural Networks",
+        "ICLR",
+        2016,
+        "https://arxiv.org/abs/1511.06939",
+    )
+
+    def __init__(
+        self,
+        *,
+        dim: int = 64,
+        hidden: int = 128,
+        num_layers: int = 1,
+        dropout: float = 0.5,
+        embedding_dropout: float = 0.5,
+        loss: Loss | None = None,
+        recipe: Recipe = Recipe(),
+    ) -> None:
+        super().__init__(recipe)
+        self.dim, self.hidden, self.num_layers = dim, hidden, num_layers
+        self.dropout, self.embedding_dropout = dropout, embedding_dropout
+        self.criterion = loss or FullSoftmax()
+
+    def build(self, catalog: Catalog) -> None:
+        """Item table, recurrent layers, and the map from state to item space."""
+        self.items = nn.Embedding(catalog.num_items + 1, self.dim, padding_idx=0)
+        nn.init.normal_(self.items.weight, std=0.02)
+        with torch.no_grad():
+            self.items.weight[0].zero_()
+        self.input_dropout = nn.Dropout(self.embedding_dropout)
+        self.gru = nn.GRU(
+            self.dim,
+            self.hidden,
+            self.num_layers,
+            batch_first=True,
+            dropout=self.dropout if self.num_layers > 1 else 0.0,
+        )
+        self.output_dropout = nn.Dropout(self.dropout)
+        self.project = nn.Linear(self.hidden, self.dim)
+
+    def hidden_states(self, history: Tensor) -> Tensor:
+        """(B, L) items -> (B, L, D) states, each of which has seen the items up to its own."""
+        x = self.input_dropout(self.items(history))
+        lengths = (history != 0).sum(1)
+        if int(lengths.min()) < history.shape[1]:
+            return self._padded_states(x, lengths)
+        out: Tensor = self.project(self.output_dropout(self.gru(x)[0]))
+        return out
+
+    def _padded_states(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """As above where some histories are shorter: shifted left for the recurrence and back, so it starts at item 1."""
+        length = x.shape[1]
+        pad = (length - lengths)[:, None]
+        steps = torch.arange(length, device=x.device)[None]
+        to_left = ((steps + pad) % length)[..., None]
+        to_right = ((steps - pad) % length)[..., None]
+        states = self.gru(x.gather(1, to_left.expand_as(x)))[0]
+        states = states.gather(1, to_right.expand_as(states))
+        out: Tensor = self.project(self.output_dropout(states))
+        return out
+
+    def loss(self, batch: SequenceBatch) -> Tensor:
+        """Every real position predicts its next item."""
+        real = batch.history != 0
+        hidden = self.hidden_states(batch.history)
+        return self.criterion(hidden[real], batch.next_items()[real], self.items.weight)
+
+    def encode(self, batch: SequenceBatch) -> Tensor:
+        """The state after the newest item."""
+        return self.hidden_states(batch.history)[:, -1]
+
+    def item_vectors(self) -> Tensor:
+        """The item table, shared by input and output."""
+        return self.items.weight

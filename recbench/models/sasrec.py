@@ -1,0 +1,126 @@
+"""SASRec: self-attention over the history (Kang & McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018).
+
+Every position attends to the ones before it and predicts the item that follows. B users, L history, D width, N items.
+
+The published recipe (one uniform negative, BCE, dropout .2) reaches .0605 HR@10 on Beauty; what is different here, and
+worth half as much again, is stated as arguments: the loss is a softmax over the whole catalogue; positions count back from the
+newest item instead of forward from the start of a padded window, so that "the last item" is one embedding whatever the
+length; the sum of item and position is normalised before the first block; blocks are pre-norm. The `sasrec_paper`
+preset turns these back.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import torch
+from torch import nn
+
+from recbench.models.base import DotScorer, Paper, Recipe
+from recbench.nn.attention import TransformerBlock, causal_mask
+from recbench.nn.losses import FullSoftmax, Loss
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from recbench.data.batch import SequenceBatch
+    from recbench.data.catalog import Catalog
+
+
+class SASRec(DotScorer):
+    """Self-attention over the history (Kang & McAuley, ICDM 2018).
+
+    Args:
+        dim: width of item embeddings.
+        num_layers: attention blocks.
+        num_heads: heads per block.
+        hidden: width inside the feed-forward; the paper takes `dim`.
+        dropout: on attention weights and sublayers.
+        embedding_dropout: on the normalised sum of item and position.
+        max_len: most recent items that are looked at.
+        positions: count positions back from the newest item, or forward from the oldest one shown.
+        normalise_input: LayerNorm on the sum of item and position.
+        loss: how hidden states are pulled towards their next items.
+        recipe: how it is trained.
+    """
+
+    paper: ClassVar[Paper] = Paper(
+        "Self-Attentive Sequential Recommendation", "ICDM", 2018, "https://arxiv.org/abs/1808.09781"
+    )
+
+    def __init__(
+        self,
+        *,
+        dim: int = 64,
+        num_layers: int = 2,
+        num_heads: int = 1,
+        hidden: int = 256,
+        dropout: float = 0.5,
+        embedding_dropout: float = 0.5,
+        max_len: int = 50,
+        positions: Literal["from_newest", "from_oldest"] = "from_newest",
+        normalise_input: bool = True,
+        loss: Loss | None = None,
+        recipe: Recipe = Recipe(),
+    ) -> None:
+        super().__init__(recipe)
+        self.dim, self.num_layers, self.num_heads, self.hidden = dim, num_layers, num_heads, hidden
+        self.dropout, self.embedding_dropout = dropout, embedding_dropout
+        self.max_len = max_len
+        self.positions = positions
+        self.normalise_input = normalise_input
+        self.criterion = loss or FullSoftmax()
+
+    def build(self, catalog: Catalog) -> None:
+        """Item and position tables, blocks, final norm."""
+        self.items = nn.Embedding(catalog.num_items + 1, self.dim, padding_idx=0)
+        self.places = nn.Embedding(self.max_len, self.dim)
+        self.input_norm = nn.LayerNorm(self.dim) if self.normalise_input else nn.Identity()
+        self.input_dropout = nn.Dropout(self.embedding_dropout)
+        self.blocks = nn.ModuleList(
+            TransformerBlock(self.dim, num_heads=self.num_heads, hidden=self.hidden, dropout=self.dropout)
+            for _ in range(self.num_layers)
+        )
+        self.output_norm = nn.LayerNorm(self.dim)
+        self.apply(_initialise)
+        with torch.no_grad():
+            self.items.weight[0].zero_()
+
+    def hidden_states(self, history: Tensor) -> Tensor:
+        """(B, L) items -> (B, L, D) states, each of which has seen the items up to its own."""
+        history = history[:, -self.max_len :]
+        length = history.shape[1]
+        steps = torch.arange(length, device=history.device)
+        if self.positions == "from_newest":
+            places = (length - 1 - steps).expand_as(history)
+        else:  # the oldest real item is at place 0, whatever the padding
+            places = ((history != 0).cumsum(1) - 1).clamp_min(0)
+        x = self.input_dropout(self.input_norm(self.items(history) + self.places(places)))
+        mask = causal_mask(history)
+        for block in self.blocks:
+            x = block(x, mask)
+        out: Tensor = self.output_norm(x)
+        return out
+
+    def loss(self, batch: SequenceBatch) -> Tensor:
+        """Every real position predicts its next item."""
+        hidden = self.hidden_states(batch.history)
+        real = batch.history[:, -self.max_len :] != 0
+        target = batch.next_items()[:, -self.max_len :]
+        return self.criterion(hidden[real], target[real], self.items.weight)
+
+    def encode(self, batch: SequenceBatch) -> Tensor:
+        """The state of the newest position."""
+        return self.hidden_states(batch.history)[:, -1]
+
+    def item_vectors(self) -> Tensor:
+        """The item table, shared by input and output."""
+        return self.items.weight
+
+
+def _initialise(module: nn.Module) -> None:
+    """Normal(0, 0.02), as BERT and every later re-implementation of SASRec; linear biases at zero."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear):
+        nn.init.zeros_(module.bias)

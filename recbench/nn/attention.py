@@ -1,0 +1,90 @@
+"""Causal self-attention over right-aligned histories.
+
+B users, L history, D width, H heads.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - PyTorch's own name for it
+from torch import nn
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def causal_mask(history: Tensor) -> Tensor | None:
+    """(B, 1, L, L) True where a position may look: at itself and at real items before it.
+
+    None when there is no padding, so that the fast causal kernel serves. A padded position sees itself, or its
+    softmax would be 0 / 0.
+    """
+    real = history != 0
+    if bool(real.all()):
+        return None
+    length = history.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=history.device).tril()
+    itself = torch.eye(length, dtype=torch.bool, device=history.device)
+    return ((causal & real[:, None, :]) | itself)[:, None]
+
+
+class SelfAttention(nn.Module):
+    """Multi-head causal self-attention (Vaswani et al., NeurIPS 2017, Sec. 3.2).
+
+    Args:
+        dim: width D.
+        num_heads: heads H; must divide D.
+        dropout: on the attention weights.
+    """
+
+    def __init__(self, dim: int, *, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"num_heads must divide dim, got {num_heads} and {dim}")
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.project_in = nn.Linear(dim, 3 * dim)
+        self.project_out = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, L, D) -> (B, L, D); `mask` as made by `causal_mask`."""
+        q, k, v = (
+            part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, H, L, D / H)
+            for part in self.project_in(x).chunk(3, dim=-1)
+        )
+        dropout = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None)
+        out: Tensor = self.project_out(mixed.transpose(1, 2).flatten(2))
+        return out
+
+
+class TransformerBlock(nn.Module):
+    """Attention and feed-forward, each on a normalised input and added to it (pre-norm).
+
+    Args:
+        dim: width D.
+        num_heads: attention heads.
+        hidden: width inside the feed-forward.
+        dropout: after attention weights and both sublayers.
+        activation: between the two linear maps.
+    """
+
+    def __init__(
+        self, dim: int, *, num_heads: int, hidden: int, dropout: float, activation: type[nn.Module] = nn.GELU
+    ) -> None:
+        super().__init__()
+        self.norm_attention = nn.LayerNorm(dim)
+        self.attention = SelfAttention(dim, num_heads=num_heads, dropout=dropout)
+        self.norm_forward = nn.LayerNorm(dim)
+        self.feed_forward = nn.Sequential(
+            nn.Linear(dim, hidden), activation(), nn.Dropout(dropout), nn.Linear(hidden, dim)
+        )
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, L, D) -> (B, L, D)."""
+        x = x + self.dropout(self.attention(self.norm_attention(x), mask))
+        out: Tensor = x + self.dropout(self.feed_forward(self.norm_forward(x)))
+        return out

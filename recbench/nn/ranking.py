@@ -1,0 +1,105 @@
+"""Where a target stands in a row of scores, by counting; and the running metrics of validation.
+
+B users, N items, S seen items. Score tables have N + 1 columns; column 0 is padding and never counts.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torchmetrics import Metric
+
+from recbench.errors import DivergedError
+from recbench.metrics import KEYS, Ranks, per_user
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class TargetRanks(NamedTuple):
+    """(B,) 1-based `rank` of each target, average over ties, inf when not listed; (B,) `ties`, itself included."""
+
+    rank: Tensor
+    ties: Tensor
+
+    def numpy(self) -> Ranks:
+        """The same ranks as the metrics read them."""
+        return Ranks(self.rank.double().cpu().numpy(), self.ties.long().cpu().numpy())
+
+
+def rank_by_counting(scores: Tensor, target: Tensor, seen: Tensor | None = None) -> TargetRanks:
+    """Rank of each target among all items that may be recommended: the items above it plus half its ties.
+
+    Nothing is written into `scores`: what must not count is counted apart and taken off, a gather over S columns
+    instead of a pass over N. The comparison is written as floats because that is the form in which the sum over
+    a row is vectorised on CPUs.
+
+    Args:
+        scores: (B, N + 1), finite.
+        target: (B,) items 1..N.
+        seen: (B, S) items that must not be recommended, 0-padded; the target itself always may be.
+
+    Raises:
+        DivergedError: a score is NaN or infinite.
+    """
+    _refuse_non_finite(scores)
+    own = scores.gather(1, target[:, None])  # (B, 1)
+    flags = torch.empty_like(scores)
+    above = torch.gt(scores, own, out=flags).sum(1)  # exact: float32 counts to 2^24
+    at_least = torch.ge(scores, own, out=flags).sum(1)
+    barred, counts = _barred(target, seen)
+    barred_scores = scores.gather(1, barred)
+    above = above - ((barred_scores > own) & counts).sum(1)
+    ties = at_least - ((barred_scores >= own) & counts).sum(1) - above
+    return TargetRanks(above + (ties + 1) / 2, ties.long())
+
+
+def _barred(target: Tensor, seen: Tensor | None) -> tuple[Tensor, Tensor]:
+    """(B, S + 1) items that are no candidates, padding among them, and which of these entries count once."""
+    barred = torch.zeros_like(target)[:, None]
+    if seen is not None:
+        barred = torch.cat([barred, seen], dim=1).sort(dim=1).values
+    first = torch.ones_like(barred, dtype=torch.bool)
+    first[:, 1:] = barred[:, 1:] != barred[:, :-1]
+    return barred, first & (barred != target[:, None])
+
+
+def _refuse_non_finite(scores: Tensor) -> None:
+    """A row's sum is finite only if its scores are, and costs one vectorised pass."""
+    if not scores.sum(1).isfinite().all() and not scores.isfinite().all():
+        bad = int((~scores.isfinite()).sum())
+        raise DivergedError(
+            f"{bad} of {scores.numel()} scores are NaN or infinite; a ranking of them means nothing: "
+            "lower the learning rate or clip the gradient"
+        )
+
+
+class RankMetrics(Metric):
+    """HR, NDCG, Precision and MRR over all users seen since the last reset; sums, so any number of processes.
+
+    Args:
+        keys: which metrics, such as `hr@10`.
+    """
+
+    full_state_update = False
+    higher_is_better = True
+    totals: Tensor
+    num_users: Tensor
+
+    def __init__(self, keys: tuple[str, ...] = KEYS) -> None:
+        super().__init__()
+        self.keys = keys
+        self.add_state("totals", torch.zeros(len(keys), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("num_users", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, ranks: TargetRanks) -> None:
+        """Count the users of one batch."""
+        values = per_user(ranks.numpy(), self.keys)
+        self.totals += torch.from_numpy(np.asarray(values.sum(axis=0))).to(self.totals.device)
+        self.num_users += len(values)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Means over the users counted."""
+        return dict(zip(self.keys, self.totals / self.num_users, strict=True))

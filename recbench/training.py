@@ -1,0 +1,220 @@
+"""One stage of training: Lightning's Trainer with an exact resume, or a closed form.
+
+Resuming gives the numbers of an unbroken run: the data module saves which epoch comes next, its permutation is a function of
+(seed, epoch), and every step draws from a generator seeded by (seed, step).
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import TQDMProgressBar
+
+from recbench import checkpoint
+from recbench.results import StageCost
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lightning import LightningModule
+    from lightning.pytorch.loggers import Logger
+
+    from recbench.models.base import Stage
+
+MONITOR = "val/ndcg@10"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerOptions:
+    """Where and how long to train.
+
+    Args:
+        accelerator: cpu, gpu, or auto.
+        precision: Lightning's word for the number format, such as 32-true or bf16-mixed.
+        threads: processor threads; 0 leaves them as they are.
+        max_epochs: cap on every stage's epochs; 0 for the recipe's own.
+        max_minutes: stop each stage after the epoch in which so many minutes have passed; 0 for no limit.
+        deterministic: refuse operations whose result may differ between two runs.
+        progress: show a progress bar.
+    """
+
+    accelerator: str = "cpu"
+    precision: str = "32-true"
+    threads: int = 0
+    max_epochs: int = 0
+    max_minutes: float = 0.0
+    deterministic: bool = False
+    progress: bool = True
+
+    @property
+    def device(self) -> torch.device:
+        """Where evaluation runs: where training did."""
+        on_gpu = self.accelerator in ("gpu", "cuda") or (self.accelerator == "auto" and torch.cuda.is_available())
+        return torch.device("cuda" if on_gpu else "cpu")
+
+
+def train(
+    stage: Stage, folder: Path, options: TrainerOptions, *, seed: int, resume: bool, logger: Logger | None
+) -> StageCost:
+    """Train one stage and leave its best weights in `<folder>/<stage>.ckpt` and in the module.
+
+    A finished stage is loaded instead of trained when `resume` is set; a broken one goes on from its last whole epoch.
+    """
+    finished = folder / f"{stage.name}.ckpt"
+    if resume and finished.exists():
+        content = checkpoint.load(finished)
+        stage.module.load_state_dict(content["weights"])
+        return StageCost(**content["cost"])
+    if stage.solve is not None:
+        start = time.perf_counter()
+        stage.solve()
+        cost = StageCost(train_s=round(time.perf_counter() - start, 2), num_epochs=0)
+    else:
+        cost = _train_by_gradient(stage, folder, options, seed=seed, resume=resume, logger=logger)
+    checkpoint.save({"weights": stage.module.state_dict(), "cost": cost.model_dump()}, finished)
+    for leftover in (folder / f"{stage.name}.last.ckpt", folder / f"{stage.name}.best.ckpt"):
+        checkpoint.remove(leftover)
+    return cost
+
+
+def _train_by_gradient(
+    stage: Stage, folder: Path, options: TrainerOptions, *, seed: int, resume: bool, logger: Logger | None
+) -> StageCost:
+    recipe = stage.recipe
+    keeper = KeepBest(folder, stage.name, patience=recipe.patience, max_seconds=options.max_minutes * 60)
+    callbacks: list[Callback] = [StepSeed(seed), keeper]
+    if options.progress:
+        callbacks.append(TQDMProgressBar(refresh_rate=10))
+    settings: dict[str, Any] = {
+        "max_epochs": min(filter(None, (recipe.max_epochs, options.max_epochs))),
+        "gradient_clip_val": recipe.clip or None,
+        "check_val_every_n_epoch": recipe.validate_every,
+    }
+    with _quiet():
+        trainer = Trainer(
+            **settings | dict(stage.trainer),
+            accelerator=options.accelerator,
+            devices=1,
+            precision=options.precision,  # type: ignore[arg-type]
+            deterministic=options.deterministic,
+            logger=logger or False,
+            callbacks=callbacks,
+            plugins=[checkpoint.CheckedIO()],
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=options.progress,
+            num_sanity_val_steps=0,
+            default_root_dir=folder,
+        )
+        data = stage.data.batched(recipe.batch_size, seed)
+        can_resume = resume and checkpoint.exists(keeper.last)
+        try:
+            trainer.fit(stage.module, datamodule=data, ckpt_path=str(keeper.last) if can_resume else None)
+        except SystemExit:  # what Lightning makes of Ctrl-C, with later ones ignored
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            raise KeyboardInterrupt from None
+    stage.module.load_state_dict(checkpoint.load(keeper.best)["weights"])
+    return keeper.cost
+
+
+class StepSeed(Callback):
+    """Seed torch before each step from (seed, step), so that a resumed run draws what an unbroken one would."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Reseed."""
+        mixed = np.random.SeedSequence([self.seed, trainer.global_step]).generate_state(1, np.uint64)[0]
+        torch.manual_seed(int(mixed))
+
+
+class KeepBest(Callback):
+    """After every validation: keep the best weights, write what a resume needs, stop when nothing improves.
+
+    Args:
+        folder: where checkpoints go.
+        name: the stage's name, first part of the file names.
+        patience: validations without improvement before training stops.
+        max_seconds: training time after which it stops at an epoch's end; 0 for no limit.
+    """
+
+    def __init__(self, folder: Path, name: str, *, patience: int, max_seconds: float = 0.0) -> None:
+        self.last = folder / f"{name}.last.ckpt"
+        self.best = folder / f"{name}.best.ckpt"
+        self.patience = patience
+        self.max_seconds = max_seconds
+        self.best_value = -np.inf
+        self.best_epoch = 0
+        self.num_epochs = 0
+        self.num_stale = 0
+        self._seconds_before = 0.0
+        self._start = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Training time, validation included, over all parts of a resumed run."""
+        return self._seconds_before + time.perf_counter() - self._start
+
+    @property
+    def cost(self) -> StageCost:
+        """What goes on the record."""
+        return StageCost(
+            train_s=round(self.seconds, 2), num_epochs=self.num_epochs, best_epoch=self.best_epoch
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resume needs to know."""
+        return {
+            "best_value": float(self.best_value),
+            "best_epoch": self.best_epoch,
+            "num_epochs": self.num_epochs,
+            "num_stale": self.num_stale,
+            "seconds": self.seconds,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.best_value = state_dict["best_value"]
+        self.best_epoch = state_dict["best_epoch"]
+        self.num_epochs = state_dict["num_epochs"]
+        self.num_stale = state_dict["num_stale"]
+        self._seconds_before = state_dict["seconds"]
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._start = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Judge the epoch that ended; validation ran inside it."""
+        self.num_epochs = trainer.current_epoch + 1
+        if self.num_epochs % (trainer.check_val_every_n_epoch or 1) == 0:
+            self._judge(float(trainer.callback_metrics[MONITOR]), pl_module)
+        if self.num_stale >= self.patience or 0 < self.max_seconds <= self.seconds:
+            trainer.should_stop = True
+        trainer.save_checkpoint(self.last)
+
+    def _judge(self, value: float, module: LightningModule) -> None:
+        if value > self.best_value:
+            self.best_value, self.best_epoch, self.num_stale = value, self.num_epochs, 0
+            checkpoint.save({"weights": module.state_dict()}, self.best)
+        else:
+            self.num_stale += 1
+
+
+class _quiet(warnings.catch_warnings):  # noqa: N801 - a context manager, used like a function
+    """Lightning's advice about workers and step counts does not apply to loaders that gather whole batches."""
+
+    def __enter__(self) -> None:
+        super().__enter__()
+        warnings.filterwarnings("ignore", module="lightning")
+        warnings.filterwarnings("ignore", message=".*isinstance.*LeafSpec.*")
