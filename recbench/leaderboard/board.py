@@ -1,0 +1,59 @@
+"""The command: read all records, write all pages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from recbench.errors import DataError
+from recbench.leaderboard.cited import Citation, read_cited
+from recbench.leaderboard.compare import compare
+from recbench.leaderboard.pages import front, markdown, page
+from recbench.leaderboard.rows import TABLE, average_seeds
+from recbench.leaderboard.tables import sections
+from recbench.results import read_runs, write_atomic
+
+if TYPE_CHECKING:
+    from recbench.leaderboard.cells import Section
+
+START, END = "<!-- leaderboard:start -->", "<!-- leaderboard:end -->"
+
+
+def leaderboard(root: Path = Path("leaderboard")) -> list[Path]:
+    """Write `README.md` and `index.html` in `root` from its `results/` and its `cited.json`.
+
+    A README.md beside `root` gets the main figures between the lines `<!-- leaderboard:start -->` and
+    `<!-- leaderboard:end -->`, if it has them. Equal records give equal bytes.
+
+    Returns:
+        The files written.
+
+    Raises:
+        DataError: a record, its ranks or a citation is damaged.
+    """
+    found = _sections(root)
+    pages = {root / "README.md": markdown(found), root / "index.html": page(found)}
+    top = root.resolve().parent / "README.md"
+    if top.exists() and START in (text := top.read_text(encoding="utf-8")):
+        pages[top] = _between_marks(text, front(found, root.resolve().name), top)
+    for path, content in pages.items():
+        write_atomic(path, content.encode())
+    return list(pages)
+
+
+def _sections(root: Path) -> list[Section]:
+    runs = {f"results/{run.key}.json": run for run in read_runs(root / "results")}
+    measured = {path: run for path, run in runs.items() if run.origin == "measured"}
+    quoted = [Citation.of(run) for run in runs.values() if run.origin == "cited"]
+    tables = average_seeds(measured).partition_by(TABLE, maintain_order=True)
+    compared = [compare(table, measured, root) for table in tables]
+    return sections(compared, [*quoted, *read_cited(root / "cited.json")])
+
+
+def _between_marks(text: str, content: str, path: Path) -> str:
+    """`text` with `content` in place of what lay between the two marks."""
+    before, _, rest = text.partition(START)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise DataError(f"{path}: {START} is not followed by {END}; add that line where the tables shall end")
+    return f"{before}{START}\n{content}\n{END}{after}"
