@@ -19,11 +19,12 @@ from pydantic import ValidationError
 
 from recbench.data import raw, sources
 from recbench.data.prepared import FORMAT, Card, Prepared, assemble, describe
+from recbench.data.public import DATA_SETS
 from recbench.errors import DataError, UsageError
 from recbench.results import write_atomic
 
 if TYPE_CHECKING:
-    from recbench.data.sources import DataSet, Golden
+    from recbench.data.public import DataSet, Golden
 
 __all__ = ["Card", "Prepared", "load", "names", "prepare"]
 
@@ -33,7 +34,7 @@ DEMO = "demo"
 
 def names() -> tuple[str, ...]:
     """Names that `load` knows; it takes the path of a sequence file as well."""
-    return (DEMO, *sources.DATA_SETS)
+    return (DEMO, *DATA_SETS)
 
 
 def load(name: str, *, index_seed: int = 0) -> Prepared:
@@ -82,7 +83,7 @@ def prepare(name: str, *, index_seed: int = 0) -> Prepared:
             own_name(path), f"sequence file {path.name}", sources.own(path), index_seed=index_seed
         )
     data_set = public_data_set(name)
-    prepared = assemble(name, data_set.about, sources.public(data_set), index_seed=index_seed)
+    prepared = assemble(name, data_set.about, sources.s3rec(data_set), index_seed=index_seed)
     check_golden(prepared.card, data_set.golden)
     _write(prepared, _folder(name, index_seed))
     return prepared
@@ -112,8 +113,8 @@ def public_data_set(name: str) -> DataSet:
     Raises:
         UsageError: there is none; the message suggests the nearest.
     """
-    if name in sources.DATA_SETS:
-        return sources.DATA_SETS[name]
+    if name in DATA_SETS:
+        return DATA_SETS[name]
     nearest = difflib.get_close_matches(name.lower(), names(), n=1, cutoff=0.5)
     hint = f"did you mean {nearest[0]!r}? " if nearest else ""
     raise UsageError(
@@ -171,7 +172,7 @@ def _read(folder: Path, data_set: DataSet) -> Prepared:
     for path in (folder / "interactions.parquet", folder / "items.parquet"):
         try:
             tables.append(pl.read_parquet(io.BytesIO(path.read_bytes())))
-        except (pl.exceptions.PolarsError, OSError) as error:
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
             raise DataError(f"{path}: damaged ({str(error).splitlines()[0]})") from None
     try:
         found = describe(tables[0], tables[1], None, card)

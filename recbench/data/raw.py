@@ -96,15 +96,12 @@ def fetch(file: RawFile) -> Raw:
         return found
     target = cache_folder() / "raw" / file.folder / file.name
     try:
-        if not file.url:
-            raise DownloadError("it has no public address")
         download(file.url, file.sha256, target)
     except DownloadError as error:
-        way_out = f"get {file.url} (sha256 {file.sha256}…)" if len(file.sha256) < 64 else ""
-        way_out = way_out or f"get {file.url} (sha256 {file.sha256})"
+        digest = file.sha256 if len(file.sha256) == 64 else f"{file.sha256}…"
         raise DataError(
             f"{file.name} is not in {_searched()} and the download failed: {error}; "
-            f"{way_out} and put it into {target.parent}"
+            f"get {file.url} (sha256 {digest}) and put it into {target.parent}"
         ) from None
     return _checked(file, target)
 

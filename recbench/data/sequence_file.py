@@ -42,7 +42,7 @@ class Problem(NamedTuple):
 
 
 def sequences(path: Path) -> pl.DataFrame:
-    """The interactions in `path`: raw ids `user` and `item`, and the item's place `pos` in the history, from 0.
+    """The interactions in `path`: raw ids `user` and `item`, and `pos`, its place in the history from 0.
 
     Raises:
         DataError: the file cannot be read or breaks a rule; the message names the first line that does.
