@@ -67,7 +67,7 @@ def _start(
     from lightning.pytorch.loggers import WandbLogger
     from lightning.pytorch.utilities import rank_zero_only
 
-    if rank_zero_only.rank != 0:
+    if getattr(rank_zero_only, "rank", 0) != 0:
         return None
     settings = wandb.Settings(
         init_timeout=PATIENCE_S,
