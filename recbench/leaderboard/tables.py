@@ -188,7 +188,7 @@ def _best_hits(tables: list[pl.DataFrame]) -> dict[tuple[str, str, str], float]:
 def _cited(citations: list[Citation], ours: dict[tuple[str, str, str], float]) -> Table:
     """What others report on one data set, with our figure of the same method beside it."""
     caption = "Reported by others (`origin=cited`): not measured here, not ranked"
-    columns = ("model", "protocol", *map(_title, RANKED), "our HR@10", "our gap", "source", "note")
+    columns = ("model", "protocol", *map(_title, RANKED), "our best HR@10", "gap", "source", "note")
     rows = [_citation(row, ours.get((row.data, row.protocol, row.model))) for row in citations]
     return Table(caption, columns, rows, is_cited=True)
 
@@ -196,7 +196,7 @@ def _cited(citations: list[Citation], ours: dict[tuple[str, str, str], float]) -
 def _citation(row: Citation, here: float | None) -> list[Cell]:
     """One quoted row, flagged where its figures cannot be."""
     reported = row.metrics.get("hr@10")
-    gap = here / reported - 1 if here is not None and reported else None
+    gap = here / reported - 1 if here is not None and reported and not row.flaws else None
     flaw = f"impossible: {row.flaws[0]}" if row.flaws else ""
     return [
         Cell(f"{row.model} ({row.variant})" if row.variant else row.model),
