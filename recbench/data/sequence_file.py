@@ -58,7 +58,8 @@ def parse(content: bytes, where: str) -> pl.DataFrame:
     """
     lines, found = _examined(content)
     if found:
-        more = f" ({len(found) - 1} more lines are wrong)" if len(found) > 1 else ""
+        others = len(found) - 1
+        more = f" ({others} more line{'s are' if others > 1 else ' is'} wrong)" if others else ""
         raise DataError(describe(where, found[0]) + more)
     ids = pl.col("ids")
     return lines.select(
@@ -86,8 +87,10 @@ def _examined(content: bytes) -> tuple[pl.DataFrame, list[Problem]]:
     text = content.decode().replace("\r\n", "\n").removesuffix("\n")
     lines = pl.DataFrame({"text": text.split("\n")}).with_row_index("line", offset=1)
     lines = lines.with_columns(ids=pl.col("text").str.split(" ").cast(pl.List(pl.Int32), strict=False))
-    found = _malformed(lines) + _repeated_users(lines)
-    return lines, sorted(found) or _too_small(lines)
+    malformed = _malformed(lines)
+    broken = {problem.line for problem in malformed}
+    repeated = [problem for problem in _repeated_users(lines) if problem.line not in broken]
+    return lines, sorted(malformed + repeated) or _too_small(lines)
 
 
 def _undecodable(content: bytes) -> Problem | None:
@@ -96,10 +99,11 @@ def _undecodable(content: bytes) -> Problem | None:
         return Problem(0, "the file is empty; it should hold lines `user item item item ...`")
     if content.startswith(b"\xef\xbb\xbf"):
         return Problem(1, "starts with a byte order mark (EF BB BF); save the file as UTF-8 without BOM")
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in content[:1000]:
-        return Problem(
-            1, f"bytes {content[:2].hex(' ')} are UTF-16 or binary, not text; save the file as UTF-8"
-        )
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return Problem(1, f"starts with bytes {content[:2].hex(' ')}, so it is UTF-16; save the file as UTF-8")
+    if b"\0" in content:
+        line = content.count(b"\n", 0, content.index(b"\0")) + 1
+        return Problem(line, "byte 0x00, so this is no text; save the file as UTF-8 text")
     try:
         content.decode()
     except UnicodeDecodeError as error:
@@ -132,9 +136,10 @@ def _fault(text: str, line: int) -> str:
             return next(fault for form, fault in _ID_FAULTS if re.fullmatch(form, token)).format(
                 _shown(token)
             )
+    num_items = "1 item" if len(tokens) == 2 else f"{len(tokens) - 1} items"
     return (
-        f"user {tokens[0]} has {len(tokens) - 1} items, fewer than the {MIN_ITEMS} that training, "
-        "validation and test need; remove the user or add items"
+        f"user {tokens[0]} has {num_items}, fewer than the {MIN_ITEMS} that training, validation and test need; "
+        "remove the user or add items"
     )
 
 
