@@ -1,0 +1,120 @@
+"""What the commands that build no model from options do; `fit` is in runs.py.
+
+Plain functions: the signature and the docstring are the schema and the help, the return value is printed. No
+annotation here is of a module that imports torch: resolving one imports it, and help and tables are to be instant.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from recbench.errors import UsageError
+from recbench.runs import restore, retrain
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def evaluate(run: Path) -> Table:
+    """Rank every user's test item with a saved run.
+
+    Args:
+        run: folder of a finished run, such as runs/demo-sasrec-0-1a2b3c4d.
+    """
+    model, data = restore(run)  # before torch is imported: a misspelt folder is told at once
+    from recbench.evaluate import estimates
+    from recbench.evaluate import evaluate as rank_targets
+    from recbench.figures import metric_table
+
+    found = rank_targets(model, data)
+    return metric_table(f"{run.name}: {len(found.users):,} users", estimates(found.ranks))
+
+
+def recommend(run: Path, *, user: int, k: int = 10) -> Table:
+    """Show what a saved run recommends to one user now.
+
+    Args:
+        run: folder of a finished run, such as runs/demo-sasrec-0-1a2b3c4d.
+        user: index of the user, from 0.
+        k: how many items.
+    """
+    model, data = restore(run)
+    import numpy as np
+    import torch
+
+    from recbench.figures import item_table
+
+    catalog = data.catalog
+    if not 0 <= user < catalog.num_users:
+        raise UsageError(f"--user {user}: {data.name} has users 0 to {catalog.num_users - 1}")
+    if not 1 <= k <= catalog.num_items:
+        raise UsageError(
+            f"--k {k}: {data.name} has {catalog.num_items} items; ask for 1 to {catalog.num_items}"
+        )
+    with torch.inference_mode():
+        best = model.eval().recommend(data.request(np.array([user]), back=0), k)
+    return item_table(catalog, best.items[0].tolist(), best.scores[0].tolist())
+
+
+def leaderboard(root: Path = Path("leaderboard")) -> str:
+    """Regenerate the tables from the records.
+
+    Args:
+        root: folder that holds `results/` and receives the tables.
+    """
+    from recbench import leaderboard as tables
+
+    return "\n".join(f"wrote {path}" for path in tables.leaderboard(root))
+
+
+def replay(record: Path, *, train: bool = False) -> str | Table:
+    """Recompute a record's metrics from its stored ranks.
+
+    Args:
+        record: a record, such as leaderboard/results/demo/sasrec/0-1a2b3c4d.json.
+        train: train and evaluate from scratch instead, in a folder that is thrown away.
+    """
+    from recbench import leaderboard as tables
+
+    return retrain(record) if train else tables.replay(record)
+
+
+def data_list() -> str:
+    """List the data sets."""
+    from recbench.data import audit
+
+    return audit.list_text()
+
+
+def data_prepare(name: str) -> str:
+    """Prepare a data set into the cache.
+
+    Args:
+        name: a data set, or the path of your own file of sequences.
+    """
+    from recbench.data import audit
+
+    return audit.prepare_text(name)
+
+
+def data_check(name: str) -> str:
+    """Check a data set for leaks, ties, repeats and duplicates.
+
+    Args:
+        name: a data set, or the path of your own file of sequences.
+    """
+    from recbench.data import audit
+
+    return audit.check_text(name)
+
+
+def data_stats(name: str) -> str:
+    """Print the statistics of a data set.
+
+    Args:
+        name: a data set, or the path of your own file of sequences.
+    """
+    from recbench.data import audit
+
+    return audit.stats_text(name)

@@ -1,0 +1,127 @@
+"""What the names on a command line stand for: `--model sasrec` is `configs/model/sasrec.yaml`.
+
+Nothing else in recbench knows where presets lie. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recbench.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+NAMED = ("model", "data", "trainer")  # options whose value may be the name of a preset
+WHAT = {"model": "model", "data": "data set", "trainer": "trainer"}
+
+
+def folder() -> Path:
+    """Where the presets lie: inside an installed package, or at the top of a checkout."""
+    packaged = Path(__file__).parent / "configs"
+    return packaged if packaged.is_dir() else Path(__file__).parents[1] / "configs"
+
+
+def names(kind: str) -> list[str]:
+    """Presets of one kind, such as `names("model")`."""
+    return sorted(path.stem for path in (folder() / kind).glob("*.yaml"))
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The end of an error message: what the user may have meant, else what there is."""
+    known = sorted(set(known))
+    folded = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(word.lower(), folded, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean {folded[close[0]]}?"
+    return f"; known: {', '.join(known)}" if 0 < len(known) <= 12 else ""
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The mapping a YAML file holds; plain data only, so no tag in the file can run anything.
+
+    Raises:
+        DataError: there is no such file, it is not YAML, or it is not a mapping.
+    """
+    from jsonargparse import get_loader
+    from yaml import YAMLError
+
+    try:
+        content = get_loader("yaml")(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}; give the path of a YAML file") from None
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else f"{path}"
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise DataError(f"{where}: {problem}; the file must be plain YAML") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: byte {error.start} is not UTF-8; the file must be plain YAML") from None
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: holds {type(content).__name__}, not `key: value` lines; see --print_config")
+    return content
+
+
+def expand(argv: Sequence[str], *, trainer: str = "cpu") -> list[str]:
+    """Put what names and files stand for in front, so that whatever is typed out wins over what a file says.
+
+    Args:
+        argv: options of `fit`.
+        trainer: the preset below everything else.
+    """
+    files = [_config(_fragment("trainer", trainer))]
+    typed = []
+    words = iter(argv)
+    for word in words:
+        option, equals, value = word.partition("=")
+        kind = option.removeprefix("--")
+        if option != f"--{kind}" or kind not in ("config", *NAMED):
+            typed.append(word)
+        else:
+            value = value if equals else next(words, "")
+            if not value or value.startswith("--"):
+                raise UsageError(f"{option} needs a value{nearest('', names(kind))}")
+            files.append(_config(read(Path(value)) if kind == "config" else _fragment(kind, value)))
+    return files + typed
+
+
+def _config(content: dict[str, Any]) -> str:
+    try:
+        return f"--config={json.dumps(content)}"
+    except TypeError as error:
+        raise DataError(f"a configuration holds plain values only: {error}") from None
+
+
+def _fragment(kind: str, value: str) -> dict[str, Any]:
+    """The part of a configuration that one `--model`, `--data` or `--trainer` stands for."""
+    preset, path = folder() / kind / f"{value}.yaml", Path(value)
+    if "/" not in value and preset.is_file():
+        path = preset
+    if path.suffix in (".yaml", ".yml"):
+        named = {"name": path.stem} if kind == "model" else {}
+        return {kind: read(path), **named}
+    if kind == "data" and (path.exists() or "/" in value):
+        return {"data": {"name": value}}
+    if kind == "model":
+        return _model_class(value)
+    raise UsageError(f"unknown {WHAT[kind]} {value!r}{nearest(value, names(kind))}")
+
+
+def _model_class(value: str) -> dict[str, Any]:
+    """A class by its name in `recbench.models` or by its dotted path."""
+    known = _model_classes()
+    if "." not in value and value not in known:
+        raise UsageError(f"unknown model {value!r}{nearest(value, [*names('model'), *known])}")
+    path = value if "." in value else f"recbench.models.{value}"
+    return {"model": {"class_path": path}, "name": path.rpartition(".")[2].lower()}
+
+
+def _model_classes() -> list[str]:
+    """What `recbench.models` exports, read rather than imported: a misspelt name need not wait for torch."""
+    source = (Path(__file__).parent / "models" / "__init__.py").read_text(encoding="utf-8")
+    imports = [node for node in ast.parse(source).body if isinstance(node, ast.ImportFrom)]
+    return [alias.name for node in imports for alias in node.names]
