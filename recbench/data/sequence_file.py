@@ -100,7 +100,7 @@ def _undecodable(content: bytes) -> Problem | None:
     if content.startswith(b"\xef\xbb\xbf"):
         return Problem(1, "starts with a byte order mark (EF BB BF); save the file as UTF-8 without BOM")
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return Problem(1, f"starts with bytes {content[:2].hex(' ')}, so it is UTF-16; save the file as UTF-8")
+        return Problem(1, f"starts with bytes {content[:2].hex(' ')}, as UTF-16 does; save the file as UTF-8")
     if b"\0" in content:
         line = content.count(b"\n", 0, content.index(b"\0")) + 1
         return Problem(line, "byte 0x00, so this is no text; save the file as UTF-8 text")
@@ -138,8 +138,8 @@ def _fault(text: str, line: int) -> str:
             )
     num_items = "1 item" if len(tokens) == 2 else f"{len(tokens) - 1} items"
     return (
-        f"user {tokens[0]} has {num_items}, fewer than the {MIN_ITEMS} that training, validation and test need; "
-        "remove the user or add items"
+        f"user {tokens[0]} has {num_items}, fewer than the {MIN_ITEMS} that training, validation and test "
+        "need; remove the user or add items"
     )
 
 
