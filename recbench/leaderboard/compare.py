@@ -96,11 +96,11 @@ def _beats(values: NDArray[np.float64], others: NDArray[np.float64]) -> bool:
 
 def _gate(models: list[str], values: NDArray[np.float64]) -> list[str]:
     """For each trained row what is to be said if it does not beat the best counting model on HR@10."""
-    hits = values[:, :, SHOWN.index("hr@10")]
-    means = hits.mean(axis=1)
     counting = [row for row, model in enumerate(models) if model in COUNTING]
     if not counting:
         return [""] * len(models)
+    hits = values[:, :, SHOWN.index("hr@10")]
+    means = hits.mean(axis=1)
     best = max(counting, key=lambda row: means[row])
     verdicts = []
     for row, model in enumerate(models):
