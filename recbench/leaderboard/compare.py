@@ -25,8 +25,8 @@ COUNTING = ("popularity", "last_item", "itemknn")  # what any trained model has 
 def compare(table: pl.DataFrame, runs: dict[str, Run], root: Path) -> pl.DataFrame:
     """Add to the rows of one table what can only be said by comparing them, users in pairs.
 
-    For the metrics `RANKED` whether a row is `<metric> best` or `<metric> tied` (not separable from the best);
-    `place`; `gate`; and the interval of several seeds' mean in `<metric> low` and `<metric> high`.
+    For the metrics `RANKED`, is the row `<metric> best` or `<metric> tied` (not separable from the best)?
+    Further `place`, `gate`, and the interval of several seeds' mean in `<metric> low` and `<metric> high`.
 
     Args:
         table: rows of one data set, protocol and fingerprint, best first.
