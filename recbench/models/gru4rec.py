@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from recbench.models.base import DotScorer, Paper, Recipe
+from recbench.nn.dropout import Dropout
 from recbench.nn.losses import FullSoftmax, Loss
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class GRU4Rec(DotScorer):
         nn.init.normal_(self.items.weight, std=0.02)
         with torch.no_grad():
             self.items.weight[0].zero_()
-        self.input_dropout = nn.Dropout(self.embedding_dropout)
+        self.input_dropout = Dropout(self.embedding_dropout)
         self.gru = nn.GRU(
             self.dim,
             self.hidden,
@@ -72,7 +73,7 @@ class GRU4Rec(DotScorer):
             batch_first=True,
             dropout=self.dropout if self.num_layers > 1 else 0.0,
         )
-        self.output_dropout = nn.Dropout(self.dropout)
+        self.output_dropout = Dropout(self.dropout)
         self.project = nn.Linear(self.hidden, self.dim)
 
     def hidden_states(self, history: Tensor) -> Tensor:

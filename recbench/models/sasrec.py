@@ -18,6 +18,7 @@ from torch import nn
 
 from recbench.models.base import DotScorer, Paper, Recipe
 from recbench.nn.attention import TransformerBlock, causal_mask
+from recbench.nn.dropout import Dropout
 from recbench.nn.losses import FullSoftmax, Loss
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class SASRec(DotScorer):
         self.items = nn.Embedding(catalog.num_items + 1, self.dim, padding_idx=0)
         self.places = nn.Embedding(self.max_len, self.dim)
         self.input_norm = nn.LayerNorm(self.dim) if self.normalise_input else nn.Identity()
-        self.input_dropout = nn.Dropout(self.embedding_dropout)
+        self.input_dropout = Dropout(self.embedding_dropout)
         self.blocks = nn.ModuleList(
             TransformerBlock(self.dim, num_heads=self.num_heads, hidden=self.hidden, dropout=self.dropout)
             for _ in range(self.num_layers)

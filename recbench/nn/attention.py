@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - PyTorch's own name for it
 from torch import nn
 
+from recbench.nn.dropout import Dropout
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -79,9 +81,9 @@ class TransformerBlock(nn.Module):
         self.attention = SelfAttention(dim, num_heads=num_heads, dropout=dropout)
         self.norm_forward = nn.LayerNorm(dim)
         self.feed_forward = nn.Sequential(
-            nn.Linear(dim, hidden), activation(), nn.Dropout(dropout), nn.Linear(hidden, dim)
+            nn.Linear(dim, hidden), activation(), Dropout(dropout), nn.Linear(hidden, dim)
         )
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """(B, L, D) -> (B, L, D)."""

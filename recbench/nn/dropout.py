@@ -1,0 +1,41 @@
+"""Dropout whose coin flips are bytes: on a CPU, drawing one Bernoulli number per element costs more than the layer around it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - PyTorch's own name for it
+from torch import nn
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_LEVELS = 256
+
+
+class Dropout(nn.Module):
+    """Zero each element with probability `rate`, rounded on a CPU to 1/256, and scale the rest up to the same mean.
+
+    One 64-bit draw of torch's generator decides eight elements, so the result follows torch's seed.
+
+    Args:
+        rate: share of zeros, 0 to below 1.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        if not 0 <= rate < 1:
+            raise ValueError(f"a dropout rate must lie in 0..1, 1 excluded, got {rate}")
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape; the identity in evaluation."""
+        if not self.training or self.rate == 0:
+            return x
+        if x.is_cuda:
+            return F.dropout(x, self.rate)
+        threshold = min(max(round(self.rate * _LEVELS), 1), _LEVELS - 1)
+        words = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
+        kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= threshold
+        return x * kept.to(x.dtype).mul_(_LEVELS / (_LEVELS - threshold))
