@@ -123,7 +123,7 @@ def _how_to_go_on(argv: list[str]) -> str:
 
 
 def _exhausted(error: Exception) -> str | None:
-    """What to say when disk or memory ran out; None for other errors, which are bugs and keep their traceback."""
+    """What to say when disk or memory ran out; None for a bug, which keeps its traceback."""
     if isinstance(error, OSError):
         is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         return f"{error.filename or 'disk'}: no space left; free some and run again" if is_full else None

@@ -1,7 +1,7 @@
 """What the commands that build no model from options do; `fit` is in runs.py.
 
 Plain functions: the signature and the docstring are the schema and the help, the return value is printed. No
-annotation here is of a module that imports torch: resolving one imports it, and help and tables are to be instant.
+annotation here is of a module that imports torch: resolving one imports it, and help shall be instant.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def _parser(function: Callable[..., object], prog: str) -> ArgumentParser:
     )
     parameters = inspect.signature(function).parameters
     options: set[str | int] = {name for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
-    words: set[str | int] = set(parameters) - options
+    words: set[str | int] = {name for name in parameters if name not in options}
     summary = inspect.getdoc(function) or ""
     parser = ArgumentParser(prog=prog, description=summary.partition("\n\nArgs:")[0], exit_on_error=False)
     if RESOLVED in parameters:
@@ -73,7 +73,7 @@ def _is_data_module(cls: type) -> bool:
 
 def explain(message: str, parser: ArgumentParser) -> str:
     """Say in one line what jsonargparse says in a tree: the key, the rule, and the nearest known name."""
-    keys = re.findall(r'Parser key "([^"]+)"', message)
+    keys = list(dict.fromkeys(re.findall(r'Parser key "([^"]+)"', message)))
     classes = re.findall(r"given class_path '([^']+)'", message)
     where = ".".join(keys)
     if unknown := re.search(r"(?:Group '([\w.]+)' does not accept o|O)ption '([^']+)'", message):
@@ -90,13 +90,23 @@ def explain(message: str, parser: ArgumentParser) -> str:
         wanted, owners = (name[1], classes) if name[1] else (classes[-1], classes[:-1])
         return f"{where}: unknown name {wanted!r}{nearest(wanted, _choices(owners, keys[-1]))}"
     if missing := re.search(r"arguments are required: (.*)", message):
-        return f"{missing[1]} must be given; see {parser.prog} --help"
-    return " ".join(message.split())
+        return f"{missing[1].replace('.name', '')} must be given; see {parser.prog} --help"
+    if other := re.search(r"Import path (\S+) does not correspond to a subclass of (\w+)", message):
+        return f"{where}: {other[1]} is not a {other[2]}"
+    if lump := re.search(r'Unable to load config "(.*)"', message):
+        return f"{where}: has options of its own, such as --{where}.NAME; {lump[1]!r} is not one of them"
+    if bare := re.search(r"argument (\S+): expected one argument", message):
+        return f"{bare[1]} needs a value"
+    return " ".join([f"{where}:" if keys else "", *message.splitlines()[-1].split()]).strip(" -")
 
 
 def _unknown_option(option: str, keys: list[str], classes: list[str], parser: ArgumentParser) -> str:
     owner = _resolve(classes[-1]) if classes else None
-    known = [".".join([*keys, name]) for name in _options(owner)] if owner else parser.get_defaults().keys()
+    inside = [".".join([*keys, name]) for name in _options(owner)] if owner else []
+    known = inside or list(parser.get_defaults().keys())
+    first = option.partition(".")[0]
+    if first not in (firsts := [name.partition(".")[0] for name in known]):
+        option, known = first, firsts  # the group is misspelt, not what is inside
     of = f" of {owner.__name__}" if owner else ""
     return f"{option}: no such option{of}{nearest(option, known)}"
 
@@ -143,7 +153,7 @@ def _choices(owners: list[str], key: str) -> list[str]:
     return [found.__name__ for base in bases for found in _subclasses(base)]
 
 
-def _subclasses(base: type) -> Iterator[type]:
-    for found in type.__subclasses__(base):
+def _subclasses(base: type[object]) -> Iterator[type[object]]:
+    for found in base.__subclasses__():
         yield found
         yield from _subclasses(found)
