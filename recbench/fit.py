@@ -95,8 +95,6 @@ def _prepare_process(trainer: TrainerOptions, seed: int) -> None:
     """Threads, allocator, seeds: what must be so before weights are drawn."""
     if trainer.threads:
         torch.set_num_threads(trainer.threads)
-    if trainer.progress is False:
-        logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     runtime.keep_freed_memory()
     seed_everything(seed, verbose=False)
 

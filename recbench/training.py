@@ -6,7 +6,9 @@ Resuming gives the numbers of an unbroken run: the data module saves which epoch
 
 from __future__ import annotations
 
+import logging
 import signal
+import sys
 import time
 import warnings
 from dataclasses import dataclass
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 MONITOR = "val/ndcg@10"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TrainerOptions:
     """Where and how long to train.
 
@@ -42,7 +44,7 @@ class TrainerOptions:
         max_epochs: cap on every stage's epochs; 0 for the recipe's own.
         max_minutes: stop each stage after the epoch in which so many minutes have passed; 0 for no limit.
         deterministic: refuse operations whose result may differ between two runs.
-        progress: show a progress bar.
+        progress: show a progress bar where there is a terminal.
     """
 
     accelerator: str = "cpu"
@@ -90,8 +92,9 @@ def _train_by_gradient(
     recipe = stage.recipe
     keeper = KeepBest(folder, stage.name, patience=recipe.patience, max_seconds=options.max_minutes * 60)
     callbacks: list[Callback] = [StepSeed(seed), keeper]
-    if options.progress:
-        callbacks.append(TQDMProgressBar(refresh_rate=10))
+    show = options.progress and sys.stderr.isatty()
+    if show:
+        callbacks.append(Bar(refresh_rate=10))
     settings: dict[str, Any] = {
         "max_epochs": min(filter(None, (recipe.max_epochs, options.max_epochs))),
         "gradient_clip_val": recipe.clip or None,
@@ -109,7 +112,7 @@ def _train_by_gradient(
             plugins=[checkpoint.CheckedIO()],
             enable_checkpointing=False,
             enable_model_summary=False,
-            enable_progress_bar=options.progress,
+            enable_progress_bar=show,
             num_sanity_val_steps=0,
             default_root_dir=folder,
         )
@@ -211,10 +214,19 @@ class KeepBest(Callback):
             self.num_stale += 1
 
 
+class Bar(TQDMProgressBar):
+    """Epoch, batch, loss and validation; no run number."""
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """What stands at the right of the bar."""
+        return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
+
+
 class _quiet(warnings.catch_warnings):  # noqa: N801 - a context manager, used like a function
     """Lightning's advice about workers and step counts does not apply to loaders that gather whole batches."""
 
     def __enter__(self) -> None:
         super().__enter__()
+        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
         warnings.filterwarnings("ignore", module="lightning")
         warnings.filterwarnings("ignore", message=".*isinstance.*LeafSpec.*")

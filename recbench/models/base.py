@@ -42,7 +42,7 @@ class Ranking(NamedTuple):
     scores: Tensor
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Recipe:
     """How a method is trained: what a paper says under "implementation details".
 
