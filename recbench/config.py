@@ -112,16 +112,17 @@ def _fragment(kind: str, value: str) -> dict[str, Any]:
 
 
 def _model_class(value: str) -> dict[str, Any]:
-    """A class by its name in `recbench.models` or by its dotted path."""
-    known = _model_classes()
-    if "." not in value and value not in known:
-        raise UsageError(f"unknown model {value!r}{nearest(value, [*names('model'), *known])}")
+    """A class by its name in `recbench.models` or by its dotted path; ours are named after their file."""
+    files = _model_files()
+    if "." not in value and value not in files:
+        raise UsageError(f"unknown model {value!r}{nearest(value, [*names('model'), *files])}")
     path = value if "." in value else f"recbench.models.{value}"
-    return {"model": {"class_path": path}, "name": path.rpartition(".")[2].lower()}
+    name = path.rpartition(".")[2]
+    return {"model": {"class_path": path}, "name": files.get(name, name.lower())}
 
 
-def _model_classes() -> list[str]:
-    """What `recbench.models` exports, read rather than imported: a misspelt name need not wait for torch."""
+def _model_files() -> dict[str, str]:
+    """Class -> file of `recbench.models`; read, not imported: a misspelt name need not wait for torch."""
     source = (Path(__file__).parent / "models" / "__init__.py").read_text(encoding="utf-8")
-    imports = [node for node in ast.parse(source).body if isinstance(node, ast.ImportFrom)]
-    return [alias.name for node in imports for alias in node.names]
+    imports = [node for node in ast.parse(source).body if isinstance(node, ast.ImportFrom) and node.module]
+    return {alias.name: str(node.module).rpartition(".")[2] for node in imports for alias in node.names}

@@ -56,7 +56,7 @@ def fit(
         model,
         data,
         config=kept,
-        name=name or type(model).__name__.lower(),
+        name=name or type(model).__module__.rpartition(".")[2],
         trainer=trainer,
         seed=seed,
         wandb=wandb,
