@@ -1,7 +1,8 @@
-"""Checkpoints that are whole or absent, and that say so: one file = one header line with a sha256, then the payload.
+"""Checkpoints that are whole or absent, and say so: a file is a header line with a sha256, then the payload.
 
-A file is written beside its place, synced and renamed; the one it replaces is kept as `<name>.previous`. Reading checks
-length and sha256 before anything is unpickled, and unpickles tensors and plain containers only.
+A file is written beside its place, synced and renamed; the one it replaces is kept as `<name>.previous`.
+Reading checks length and sha256 before anything is unpickled, and unpickles tensors and plain containers
+only.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 def save(content: dict[str, Any], path: Path) -> None:
-    """Write `content` (tensors and plain containers) to `path`, keeping the file that was there as the previous one.
+    """Write `content` (tensors and plain containers) to `path`; the file there becomes the previous one.
 
     Raises:
         ResourceError: the disk is full; what was there before is still there.
@@ -116,13 +117,19 @@ def _verified(raw: bytes, path: Path) -> memoryview:
     except (ValueError, KeyError, TypeError):
         raise CheckpointError(f"{path}: the header is damaged; delete the file and train again") from None
     if form != FORMAT:
-        raise CheckpointError(f"{path}: format {form} is not {FORMAT}; load it with the release that wrote it")
+        raise CheckpointError(
+            f"{path}: format {form} is not {FORMAT}; load it with the release that wrote it"
+        )
     payload = memoryview(raw)[len(line) + 1 :]
     if len(payload) != size:
-        raise CheckpointError(f"{path}: cut short, {len(payload)} of {size} bytes; delete it and use --resume")
+        raise CheckpointError(
+            f"{path}: cut short, {len(payload)} of {size} bytes; delete it and use --resume"
+        )
     digest = hashlib.sha256(payload).hexdigest()
     if digest != sha256:
-        raise CheckpointError(f"{path}: sha256 {digest[:12]}… is not {sha256[:12]}…; delete it and use --resume")
+        raise CheckpointError(
+            f"{path}: sha256 {digest[:12]}… is not {sha256[:12]}…; delete it and use --resume"
+        )
     return payload
 
 

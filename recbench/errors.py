@@ -1,4 +1,4 @@
-"""What a user can get wrong, and the exit code that says so. The command line prints the message, never a traceback."""
+"""What a user can get wrong, and the exit code that says so: printed as one line, never as a traceback."""
 
 
 class RecbenchError(Exception):

@@ -64,12 +64,13 @@ def estimates(ranks: Ranks) -> dict[str, Estimate]:
     low, high = interval(bootstrap_means(per_user(ranks)))
     bounds = zip(np.asarray(low).tolist(), np.asarray(high).tolist(), strict=True)
     return {
-        key: Estimate(value=values[key], low=lo, high=hi)
-        for key, (lo, hi) in zip(KEYS, bounds, strict=True)
+        key: Estimate(value=values[key], low=lo, high=hi) for key, (lo, hi) in zip(KEYS, bounds, strict=True)
     }
 
 
-def request_latency(model: Recommender, data: InteractionData, *, k: int = 10, num_calls: int = 300) -> Latency:
+def request_latency(
+    model: Recommender, data: InteractionData, *, k: int = 10, num_calls: int = 300
+) -> Latency:
     """Time of `recommend` for one user at a time, over different users."""
     device = next(iter(model.state_dict().values())).device
     everyone = data.users("known")

@@ -100,7 +100,7 @@ def _prepare_process(trainer: TrainerOptions, seed: int) -> None:
 
 
 def run_folder(runs: Path, record: Run, *, resume: bool) -> Path:
-    """`<runs>/<data>-<model>-<seed>-<hash8>`; what an earlier run left there is moved aside unless it is resumed."""
+    """`<runs>/<data>-<model>-<seed>-<hash8>`; an earlier run there is moved aside unless it is resumed."""
     folder = runs / record.key.replace("/", "-")
     if folder.exists() and not resume:
         number = 1

@@ -1,4 +1,4 @@
-"""Stopwatch and percentiles: what one request costs in compute. Network time is modelled elsewhere and never added here."""
+"""Stopwatch and percentiles: what one request costs in compute; modelled network time is never added here."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The checked-out commit of this package's source, with + when the source has been changed; empty if unknown."""
+    """The commit of this package's source, with + where it has been changed since; empty if unknown."""
     folder = Path(__file__).parent
     try:
         head = _git(folder, "rev-parse", "HEAD")

@@ -1,7 +1,7 @@
 """One stage of training: Lightning's Trainer with an exact resume, or a closed form.
 
-Resuming gives the numbers of an unbroken run: the data module saves which epoch comes next, its permutation is a function of
-(seed, epoch), and every step draws from a generator seeded by (seed, step).
+Resuming gives the numbers of an unbroken run: the data module saves which epoch comes next, its permutation
+is a function of (seed, epoch), and every step draws from a generator seeded by (seed, step).
 """
 
 from __future__ import annotations
@@ -58,7 +58,9 @@ class TrainerOptions:
     @property
     def device(self) -> torch.device:
         """Where evaluation runs: where training did."""
-        on_gpu = self.accelerator in ("gpu", "cuda") or (self.accelerator == "auto" and torch.cuda.is_available())
+        on_gpu = self.accelerator in ("gpu", "cuda") or (
+            self.accelerator == "auto" and torch.cuda.is_available()
+        )
         return torch.device("cuda" if on_gpu else "cpu")
 
 
@@ -67,7 +69,8 @@ def train(
 ) -> StageCost:
     """Train one stage and leave its best weights in `<folder>/<stage>.ckpt` and in the module.
 
-    A finished stage is loaded instead of trained when `resume` is set; a broken one goes on from its last whole epoch.
+    A finished stage is loaded instead of trained when `resume` is set; a broken one goes on from its last
+    whole epoch.
     """
     finished = folder / f"{stage.name}.ckpt"
     if resume and finished.exists():
@@ -128,14 +131,12 @@ def _train_by_gradient(
 
 
 class StepSeed(Callback):
-    """Seed torch before each step from (seed, step), so that a resumed run draws what an unbroken one would."""
+    """Seed torch before each step from (seed, step): a resumed run draws what an unbroken one would."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         """Reseed."""
         mixed = np.random.SeedSequence([self.seed, trainer.global_step]).generate_state(1, np.uint64)[0]
         torch.manual_seed(int(mixed))
@@ -193,7 +194,7 @@ class KeepBest(Callback):
         self.num_stale = state_dict["num_stale"]
         self._seconds_before = state_dict["seconds"]
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_start(self, *_: Any) -> None:
         """Start the clock."""
         self._start = time.perf_counter()
 
@@ -219,11 +220,13 @@ class Bar(TQDMProgressBar):
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """What stands at the right of the bar."""
-        return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
+        return {
+            name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"
+        }
 
 
 class _quiet(warnings.catch_warnings):  # noqa: N801 - a context manager, used like a function
-    """Lightning's advice about workers and step counts does not apply to loaders that gather whole batches."""
+    """Silences Lightning's advice on workers and step counts: our loaders gather whole batches."""
 
     def __enter__(self) -> None:
         super().__enter__()

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import polars as pl
 
 if TYPE_CHECKING:
-    import polars as pl
     from numpy.typing import NDArray
 
 
@@ -66,7 +66,7 @@ class Catalog:
             LookupError: the data set has no coordinates.
         """
         self._require("latitude")
-        return self.items.select("latitude", "longitude").cast(float).to_numpy().astype(np.float64)
+        return self.items.select("latitude", "longitude").cast(pl.Float64).to_numpy().astype(np.float64)
 
     def _texts(self, name: str) -> list[str]:
         self._require(name)

@@ -1,8 +1,9 @@
 """InteractionData: one data set under the leave-one-out protocol, as batches.
 
-U users, B users of a batch, L history, S seen items. A user's items s_1..s_n: the last is the test target, the one before
-the validation target, the rest is trained on. Batches are cut from users sorted by length, so almost nothing is padded,
-and come as whole `SequenceBatch` objects gathered from two flat arrays: there is no per-user Python in the loop.
+U users, B users of a batch, L history, S seen items. A user's items s_1..s_n: the last is the test target,
+the one before the validation target, the rest is trained on. Batches are cut from users sorted by length, so
+almost nothing is padded, and come as whole `SequenceBatch` objects gathered from two flat arrays: there is no
+per-user Python in the loop.
 """
 
 from __future__ import annotations
@@ -105,7 +106,9 @@ class InteractionData(LightningDataModule):
         if max_len < 1:
             raise ValueError(f"max_len must be at least 1 item, got {max_len}")
         if not 0 <= heldout_rate < 1:
-            raise ValueError(f"heldout_rate must lie in 0..1 with somebody left to train on, got {heldout_rate}")
+            raise ValueError(
+                f"heldout_rate must lie in 0..1 with somebody left to train on, got {heldout_rate}"
+            )
         self.name, self.max_len, self.mask_seen = name, max_len, mask_seen
         self.heldout_rate, self.index_seed = heldout_rate, index_seed
         self.eval_batch_size = eval_batch_size
@@ -128,7 +131,7 @@ class InteractionData(LightningDataModule):
         if hasattr(self, "sequences"):
             return
         if self._prepared is None:
-            self._prepared = prepare.load(self.name, index_seed=self.index_seed)
+            self._prepared = prepare.load(str(self.name), index_seed=self.index_seed)
         frame = self._prepared.interactions
         counts = frame.group_by("user", maintain_order=True).len()["len"].to_numpy()
         offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
@@ -161,7 +164,7 @@ class InteractionData(LightningDataModule):
         return self._users[which]
 
     def train_sequences(self) -> Sequences:
-        """What may be learnt from: the known users' items without their last two, one entry per known user."""
+        """What may be learnt from: the known users' items without their last two, user by user."""
         users = self.users("known")
         starts = self.sequences.offsets[users]
         lengths = self.sequences.lengths[users] - 2
@@ -214,7 +217,7 @@ class InteractionData(LightningDataModule):
             self._is_training = False
 
     def request(self, users: NDArray[np.int64], *, back: int = 1) -> SequenceBatch:
-        """The moment before each user's `back`-th item from the end, which is the target."""
+        """The moment before each user's `back`-th item from the end, which is the target; `back` 0 is now."""
         stops = self.sequences.offsets[users + 1] - back
         lengths = stops - self.sequences.offsets[users]
         shown = np.minimum(lengths, self.max_len)
@@ -222,7 +225,7 @@ class InteractionData(LightningDataModule):
         return SequenceBatch(
             users=torch.from_numpy(users),
             history=torch.from_numpy(self.sequences.windows(stops, shown)),
-            target=torch.from_numpy(self.sequences.items[stops]),
+            target=torch.from_numpy(self.sequences.items[stops] if back else np.zeros_like(stops)),
             times=self._window_times(stops, shown),
             query=[self._queries[u] for u in users] if self._queries and back == 1 else None,
             seen=None if seen is None else torch.from_numpy(seen),
@@ -237,9 +240,10 @@ class InteractionData(LightningDataModule):
         self._next_epoch = state_dict["next_epoch"]
 
     def _cut_segments(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """Cut each training sequence, from its end, into windows in which every item but the first is a target once.
+        """Cut each training sequence, from its end, into windows; every item but the first is a target once.
 
-        Returns user, flat position of the window's last item, and number of inputs before it, at most `max_len`.
+        Returns user, flat position of the window's last item, and number of inputs before it, at most
+        `max_len`.
         """
         users = self._users["known"]
         num_targets = np.maximum(self.sequences.lengths[users] - MIN_LENGTH, 0)

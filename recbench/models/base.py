@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
@@ -19,6 +18,9 @@ from recbench.errors import DivergedError
 from recbench.nn.ranking import RankMetrics, TargetRanks, rank_by_counting
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
     from torch import Tensor
 
     from recbench.data.batch import SequenceBatch
@@ -36,7 +38,7 @@ class Paper(NamedTuple):
 
 
 class Ranking(NamedTuple):
-    """The answer to a request: (B, k) items, best first, and their scores; 0 where fewer than k may be shown."""
+    """The answer to a request: (B, k) items, best first, and scores; item 0 where fewer than k exist."""
 
     items: Tensor
     scores: Tensor
@@ -109,7 +111,7 @@ class Recommender(LightningModule, ABC):
     def build(self, catalog: Catalog) -> None:
         """Create the weights for this catalog; called once."""
 
-    def loss(self, batch: SequenceBatch) -> Tensor:
+    def loss(self, batch: SequenceBatch) -> Tensor:  # noqa: ARG002
         """Scalar training loss of one batch; methods in closed form have none."""
         raise TypeError(f"{type(self).__name__} is trained in closed form and has no loss")
 
@@ -125,7 +127,7 @@ class Recommender(LightningModule, ABC):
     def target_ranks(self, batch: SequenceBatch) -> TargetRanks:
         """Where each target comes among all items; what the evaluator reads."""
 
-    def training_step(self, batch: SequenceBatch, batch_idx: int) -> Tensor:  # noqa: ARG002 - Lightning's signature
+    def training_step(self, batch: SequenceBatch, batch_idx: int) -> Tensor:  # noqa: ARG002
         """One step; stops the run at the first loss that is no number."""
         loss = self.loss(batch)
         if not torch.isfinite(loss):
@@ -136,7 +138,7 @@ class Recommender(LightningModule, ABC):
         self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch), prog_bar=True)
         return loss
 
-    def validation_step(self, batch: SequenceBatch, batch_idx: int) -> None:  # noqa: ARG002 - Lightning's signature
+    def validation_step(self, batch: SequenceBatch, batch_idx: int) -> None:  # noqa: ARG002
         """Rank the validation targets of one batch."""
         self.validation.update(self.target_ranks(batch))
 
@@ -146,7 +148,7 @@ class Recommender(LightningModule, ABC):
             self.log(f"val/{key}", value.float(), prog_bar=True)
         self.validation.reset()
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW with the recipe's schedule, stepped per batch."""
         recipe = self.recipe
         optimizer = torch.optim.AdamW(
@@ -214,7 +216,7 @@ class DotScorer(Scorer):
         return torch.einsum("bd,bcd->bc", users, table[items])
 
     def target_ranks(self, batch: SequenceBatch) -> TargetRanks:
-        """Exact ranks, a block of users at a time: memory is flat and a block's scores never leave the cache."""
+        """Exact ranks, a block of users at a time, so that a block's scores never leave the cache."""
         users, table = self.encode(batch), self.item_vectors().T
         rows = len(users) if users.is_cuda else self.rows_per_block
         blocks = []

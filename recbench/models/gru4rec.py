@@ -1,8 +1,9 @@
-"""GRU4Rec: a recurrent net over the history (Hidasi et al., "Session-based Recommendations with RNNs", ICLR 2016).
+"""GRU4Rec: a recurrent net over the history (Hidasi et al., ICLR 2016).
 
-The state after each item predicts the next one. Follows the later paper of the first author (Hidasi & Karatzoglou,
-CIKM 2018) in sharing the item table between input and output; the loss is an argument. Histories are right-aligned,
-so padding comes first and the state is held at zero until the first real item. B users, L history, D width.
+The state after each item predicts the next one. Follows the later paper of the first author (Hidasi &
+Karatzoglou, CIKM 2018) in sharing the item table between input and output; the loss is an argument. Histories
+are right-aligned, so padding comes first and the state is held at zero until the first real item. B users, L
+history, D width.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ class GRU4Rec(DotScorer):
         return out
 
     def _padded_states(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """As above where some histories are shorter: shifted left for the recurrence and back, so it starts at item 1."""
+        """Where some are shorter: shifted left for the recurrence, so it starts at item 1, and back."""
         length = x.shape[1]
         pad = (length - lengths)[:, None]
         steps = torch.arange(length, device=x.device)[None]

@@ -1,7 +1,8 @@
 """ItemKNN: items liked by the same people (Sarwar et al., WWW 2001; Deshpande & Karypis, TOIS 2004).
 
-Item vectors are columns of the train matrix; the score of an item is the sum of its similarities to the user's history.
-With BM25 weights and only the newest items of the history this is a strong, two-second baseline.
+Item vectors are columns of the train matrix; the score of an item is the sum of its similarities to the
+user's history. With BM25 weights and only the newest items of the history this is a strong, two-second
+baseline.
 """
 
 from __future__ import annotations
@@ -90,7 +91,8 @@ def _user_item(sequences: Sequences, size: int) -> csr_matrix:
     """(U, size) ones where a user took an item."""
     users = np.repeat(np.arange(len(sequences.lengths)), sequences.lengths)
     matrix = csr_matrix(
-        (np.ones(len(users), dtype=np.float32), (users, sequences.items)), shape=(len(sequences.lengths), size)
+        (np.ones(len(users), dtype=np.float32), (users, sequences.items)),
+        shape=(len(sequences.lengths), size),
     )
     matrix.data[:] = 1  # repeats were summed
     return matrix
@@ -107,8 +109,8 @@ def _cosine(matrix: csr_matrix, shrinkage: float) -> csr_matrix:
 def _bm25(matrix: csr_matrix, k1: float, b: float) -> csr_matrix:
     """Product of BM25-weighted item vectors (Robertson & Zaragoza, 2009, Eq. 3.15).
 
-    An item is a document, a user a term: users of many items weigh little (idf), and an item's long list of users
-    saturates.
+    An item is a document, a user a term: users of many items weigh little (idf), and an item's long list of
+    users saturates.
     """
     num_items = matrix.shape[1]
     per_user = np.asarray(matrix.sum(1)).ravel()

@@ -1,6 +1,7 @@
-"""LastItem: a first-order Markov chain of counts. What followed the last item, recommended in order of how often.
+"""LastItem: a first-order Markov chain of counts, what followed the last item in order of how often.
 
-On Amazon-style data a rule over the last one or two items beats many published models, so it stands in every table.
+On Amazon-style data a rule over the last one or two items beats many published models, so it stands in every
+table.
 """
 
 from __future__ import annotations

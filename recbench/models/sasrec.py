@@ -1,12 +1,13 @@
-"""SASRec: self-attention over the history (Kang & McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018).
+"""SASRec: self-attention over the history (Kang & McAuley, ICDM 2018).
 
-Every position attends to the ones before it and predicts the item that follows. B users, L history, D width, N items.
+Every position attends to the ones before it and predicts the item that follows. B users, L history, D width,
+N items.
 
-The published recipe (one uniform negative, BCE, dropout .2) reaches .0605 HR@10 on Beauty; what is different here, and
-worth half as much again, is stated as arguments: the loss is a softmax over the whole catalogue; positions count back from the
-newest item instead of forward from the start of a padded window, so that "the last item" is one embedding whatever the
-length; the sum of item and position is normalised before the first block; blocks are pre-norm. The `sasrec_paper`
-preset turns these back.
+The published recipe (one uniform negative, BCE, dropout .2) reaches .0605 HR@10 on Beauty; what is different
+here, and worth half as much again, is stated as arguments: the loss is a softmax over the whole catalogue;
+positions count back from the newest item instead of forward from the start of a padded window, so that "the
+last item" is one embedding whatever the length; the sum of item and position is normalised before the first
+block; blocks are pre-norm. The `sasrec_paper` preset turns these back.
 """
 
 from __future__ import annotations

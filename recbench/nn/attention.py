@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 def causal_mask(history: Tensor) -> Tensor | None:
     """(B, 1, L, L) True where a position may look: at itself and at real items before it.
 
-    None when there is no padding, so that the fast causal kernel serves. A padded position sees itself, or its
-    softmax would be 0 / 0.
+    None when there is no padding, so that the fast causal kernel serves. A padded position sees itself, or
+    its softmax would be 0 / 0.
     """
     real = history != 0
     if bool(real.all()):
@@ -57,7 +57,9 @@ class SelfAttention(nn.Module):
             for part in self.project_in(x).chunk(3, dim=-1)
         )
         dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None)
+        mixed = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None
+        )
         out: Tensor = self.project_out(mixed.transpose(1, 2).flatten(2))
         return out
 

@@ -1,4 +1,4 @@
-"""Dropout whose coin flips are bytes: on a CPU, drawing one Bernoulli number per element costs more than the layer around it."""
+"""Dropout whose coin flips are bytes: a Bernoulli draw per element costs more than the layer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LEVELS = 256
 
 
 class Dropout(nn.Module):
-    """Zero each element with probability `rate`, rounded on a CPU to 1/256, and scale the rest up to the same mean.
+    """Zero each element with probability `rate` (on a CPU a multiple of 1/256) and scale the rest up.
 
     One 64-bit draw of torch's generator decides eight elements, so the result follows torch's seed.
 

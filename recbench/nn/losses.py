@@ -1,7 +1,7 @@
 """Losses over the catalogue, as explicit choices: full softmax, sampled softmax, gBCE and BCE.
 
-P positions (padding already dropped), D width, N items, M negatives. Every loss takes hidden states, the next item of
-each position and the item table whose row 0 is padding, and returns the mean over positions.
+P positions (padding already dropped), D width, N items, M negatives. Every loss takes hidden states, the next
+item of each position and the item table whose row 0 is padding, and returns the mean over positions.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Loss(ABC):
 
 
 class FullSoftmax(Loss):
-    """Cross entropy over all items (Hidasi & Karatzoglou, 2018; Petrov & Macdonald, RecSys 2023, on why it matters).
+    """Cross entropy over all items (Hidasi & Karatzoglou, 2018; Klenitskiy & Vasilev, RecSys 2023).
 
     Args:
         half: do the three products with the catalogue in bfloat16; sums stay in float32.
@@ -57,15 +57,15 @@ class FullSoftmax(Loss):
 
     def compare(self, hidden: Tensor, target: Tensor, table: Tensor) -> Tensor:
         """-log softmax of the next item among items 1..N."""
-        loss: Tensor = _CatalogueCrossEntropy.apply(hidden, table[1:], target - 1, self.half)
+        loss: Tensor = _CatalogueCrossEntropy.apply(hidden, table[1:], target - 1, self.half)  # type: ignore[no-untyped-call]
         return loss
 
 
 class _CatalogueCrossEntropy(Function):
-    """Mean softmax cross entropy of `hidden @ table.T` that never holds more than a block of the (P, N) scores.
+    """Mean softmax cross entropy of `hidden @ table.T` that holds a block of the (P, N) scores at a time.
 
-    The gradients are made in the forward pass, while a block's probabilities are still in the cache: three products of
-    2 P N D operations in all, none repeated, against four for recomputation.
+    The gradients are made in the forward pass, while a block's probabilities are still in the cache: three
+    products of 2 P N D operations in all, none repeated, against four for recomputation.
     """
 
     rows_cpu, rows_gpu = 256, 4096  # a block of probabilities fits the cache of a core; fills a GPU
@@ -102,8 +102,8 @@ class _CatalogueCrossEntropy(Function):
 class SampledSoftmax(Loss):
     """Cross entropy against `num_negatives` uniform items, shared by the whole batch.
 
-    An item that is a position's own next item does not count as its negative. Uniform sampling needs no correction:
-    it is the same constant for every negative, and for the positive it only shifts the loss.
+    An item that is a position's own next item does not count as its negative. Uniform sampling needs no
+    correction: it is the same constant for every negative, and for the positive it only shifts the loss.
 
     Args:
         num_negatives: negatives per step.
@@ -127,8 +127,8 @@ class SampledSoftmax(Loss):
 class GBCE(Loss):
     """Generalised binary cross entropy of gSASRec (Petrov & Macdonald, RecSys 2023, Eq. 8 and 13).
 
-    Binary cross entropy over a sample learns overconfident scores; raising the positive's probability to the power
-    beta undoes that, wholly at `calibration` 1, not at all at 0 (then it is BCE).
+    Binary cross entropy over a sample learns overconfident scores; raising the positive's probability to the
+    power beta undoes that, wholly at `calibration` 1, not at all at 0 (then it is BCE).
 
     Args:
         num_negatives: uniform negatives per position.
@@ -162,7 +162,7 @@ class GBCE(Loss):
 
 
 class BCE(Loss):
-    """Binary cross entropy with `num_negatives` uniform negatives per position (Kang & McAuley, ICDM 2018, Eq. 7).
+    """Binary cross entropy, `num_negatives` uniform negatives a position (Kang & McAuley, ICDM 2018, Eq. 7).
 
     Args:
         num_negatives: negatives per position; the paper takes 1.
@@ -180,7 +180,9 @@ class BCE(Loss):
         return (F.softplus(-positive) + F.softplus(negative).sum(1)).mean()
 
 
-def _pointwise_scores(hidden: Tensor, target: Tensor, table: Tensor, num_negatives: int) -> tuple[Tensor, Tensor]:
+def _pointwise_scores(
+    hidden: Tensor, target: Tensor, table: Tensor, num_negatives: int
+) -> tuple[Tensor, Tensor]:
     """(P,) scores of the next items and (P, M) of negatives drawn anew per position from all other items."""
     shift = torch.randint(1, len(table) - 1, (len(target), num_negatives), device=table.device)
     negatives = (target[:, None] - 1 + shift) % (len(table) - 1) + 1  # any item but the target, uniformly
@@ -193,4 +195,3 @@ def _at_least_one(num_negatives: int) -> int:
     if num_negatives < 1:
         raise ValueError(f"num_negatives must be at least 1, got {num_negatives}")
     return num_negatives
-

@@ -1,7 +1,7 @@
-"""A sparse item-to-item matrix as two dense tables: for every item its strongest K neighbours and their weights.
+"""A sparse item-to-item matrix as two dense tables: every item's strongest K neighbours and their weights.
 
-N items, K neighbours, B users, L history. Fixed shapes, so the tables are ordinary buffers of a checkpoint, and scoring a
-batch is one scatter.
+N items, K neighbours, B users, L history. Fixed shapes, so the tables are ordinary buffers of a checkpoint,
+and scoring a batch is one scatter.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class NeighbourTable(nn.Module):
-    """For each of `num_items` items (rows 1..N; row 0 is padding) up to `num_neighbours` (item, weight) pairs."""
+    """For each item 1..N (row 0 is padding) up to `num_neighbours` pairs of item and weight."""
 
     items: Tensor
     weights: Tensor
@@ -30,19 +30,21 @@ class NeighbourTable(nn.Module):
         self.register_buffer("weights", torch.zeros(num_items + 1, width))
 
     def fill(self, matrix: csr_matrix) -> None:
-        """Keep the largest weights of each row of the (N + 1, N + 1) `matrix`; among equals, the smaller index."""
+        """Keep the largest weights in each row of the (N + 1, N + 1) `matrix`; of equals the smaller index."""
         matrix = matrix.tocsr()
         matrix.sort_indices()
         rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
         order = np.lexsort((matrix.indices, -matrix.data, rows))
-        place = np.arange(len(rows)) - matrix.indptr[rows]  # rank inside its row: rows stay grouped by the sort
+        place = (
+            np.arange(len(rows)) - matrix.indptr[rows]
+        )  # rank inside its row: rows stay grouped by the sort
         kept = place < self.items.shape[1]
         at = (torch.from_numpy(rows[kept]), torch.from_numpy(place[kept]))
         self.items[at] = torch.from_numpy(matrix.indices[order][kept].astype(np.int32))
         self.weights[at] = torch.from_numpy(matrix.data[order][kept].astype(np.float32))
 
     def sum_over(self, history: Tensor, strength: Tensor) -> Tensor:
-        """(B, N + 1): for every item, its weights as a neighbour of the (B, L) history times the (B, L) strengths."""
+        """(B, N + 1): each item's weights as neighbour of the (B, L) history times the (B, L) strengths."""
         scores = self.weights.new_zeros(len(history), len(self.items))
         neighbours = self.items[history].flatten(1).long()  # (B, L K)
         scores.scatter_add_(1, neighbours, (self.weights[history] * strength[..., None]).flatten(1))

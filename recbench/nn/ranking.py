@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class TargetRanks(NamedTuple):
-    """(B,) 1-based `rank` of each target, average over ties, inf when not listed; (B,) `ties`, itself included."""
+    """(B,) 1-based `rank` of each target, mean over ties, inf if not listed; (B,) `ties`, itself included."""
 
     rank: Tensor
     ties: Tensor
@@ -32,9 +32,9 @@ class TargetRanks(NamedTuple):
 def rank_by_counting(scores: Tensor, target: Tensor, seen: Tensor | None = None) -> TargetRanks:
     """Rank of each target among all items that may be recommended: the items above it plus half its ties.
 
-    Nothing is written into `scores`: what must not count is counted apart and taken off, a gather over S columns
-    instead of a pass over N. The comparison is written as floats because that is the form in which the sum over
-    a row is vectorised on CPUs.
+    Nothing is written into `scores`: what must not count is counted apart and taken off, a gather over S
+    columns instead of a pass over N. The comparison is written as floats because that is the form in which
+    the sum over a row is vectorised on CPUs.
 
     Args:
         scores: (B, N + 1), finite.
