@@ -46,8 +46,8 @@ def rank_by_counting(scores: Tensor, target: Tensor, seen: Tensor | None = None)
     """
     _refuse_non_finite(scores)
     own = scores.gather(1, target[:, None])  # (B, 1)
-    flags = torch.empty_like(scores)
-    above = torch.gt(scores, own, out=flags).sum(1)  # exact: float32 counts to 2^24
+    flags = torch.empty_like(scores, dtype=torch.float32)  # counts exactly to 2^24, bfloat16 only to 256
+    above = torch.gt(scores, own, out=flags).sum(1)
     at_least = torch.ge(scores, own, out=flags).sum(1)
     barred, counts = _barred(target, seen)
     barred_scores = scores.gather(1, barred)
