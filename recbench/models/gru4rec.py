@@ -94,7 +94,8 @@ class GRU4Rec(DotScorer):
         to_left = ((steps + pad) % length)[..., None]
         to_right = ((steps - pad) % length)[..., None]
         states = self.gru(x.gather(1, to_left.expand_as(x)))[0]
-        states = states.gather(1, to_right.expand_as(states))
+        # zero before item 1: an empty history must not depend on how much padding stands for it
+        states = states.gather(1, to_right.expand_as(states)) * (steps >= pad)[..., None]
         out: Tensor = self.project(self.output_dropout(states))
         return out
 
