@@ -30,7 +30,7 @@ class NeighbourTable(nn.Module):
         self.register_buffer("weights", torch.zeros(num_items + 1, width))
 
     def fill(self, matrix: csr_matrix) -> None:
-        """Keep the largest weights in each row of the (N + 1, N + 1) `matrix`; of equals the smaller index."""
+        """Keep the largest weights of each row of the (N + 1, N + 1) `matrix`; of equals the first."""
         matrix = matrix.tocsr()
         matrix.sort_indices()
         rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
@@ -39,6 +39,8 @@ class NeighbourTable(nn.Module):
             np.arange(len(rows)) - matrix.indptr[rows]
         )  # rank inside its row: rows stay grouped by the sort
         kept = place < self.items.shape[1]
+        self.items.zero_()
+        self.weights.zero_()
         at = (torch.from_numpy(rows[kept]), torch.from_numpy(place[kept]))
         self.items[at] = torch.from_numpy(matrix.indices[order][kept].astype(np.int32))
         self.weights[at] = torch.from_numpy(matrix.data[order][kept].astype(np.float32))
