@@ -109,6 +109,8 @@ class InteractionData(LightningDataModule):
             raise ValueError(
                 f"heldout_rate must lie in 0..1 with somebody left to train on, got {heldout_rate}"
             )
+        if eval_batch_size < 1:
+            raise ValueError(f"eval_batch_size must be at least 1 user, got {eval_batch_size}")
         self.name, self.max_len, self.mask_seen = name, max_len, mask_seen
         self.heldout_rate, self.index_seed = heldout_rate, index_seed
         self.eval_batch_size = eval_batch_size
