@@ -28,6 +28,17 @@ if TYPE_CHECKING:
     from recbench.data.module import InteractionData
 
 
+def at_least(least: int, **counts: int) -> None:
+    """Refuse counts that are too small, by name.
+
+    Raises:
+        ValueError: one of `counts` is below `least`.
+    """
+    for name, count in counts.items():
+        if count < least:
+            raise ValueError(f"{name} must be at least {least}, got {count}")
+
+
 class Paper(NamedTuple):
     """Where a method comes from."""
 
@@ -69,6 +80,15 @@ class Recipe:
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup_steps: int = 0
     clip: float = 0.0
+
+    def __post_init__(self) -> None:
+        at_least(1, batch_size=self.batch_size, max_epochs=self.max_epochs)
+        at_least(1, patience=self.patience, validate_every=self.validate_every)
+        if not self.lr > 0:
+            raise ValueError(f"lr must be above 0, got {self.lr:g}")
+        for name in ("weight_decay", "warmup_steps", "clip"):
+            if not (value := getattr(self, name)) >= 0:
+                raise ValueError(f"{name} must be 0 or more, got {value:g}")
 
 
 @dataclass(frozen=True, slots=True)

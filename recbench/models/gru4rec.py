@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import nn
 
-from recbench.models.base import DotScorer, Paper, Recipe
-from recbench.nn.dropout import Dropout
+from recbench.models.base import DotScorer, Paper, Recipe, at_least
+from recbench.nn.dropout import Dropout, check_rate
 from recbench.nn.losses import FullSoftmax, Loss
 
 if TYPE_CHECKING:
@@ -56,6 +56,9 @@ class GRU4Rec(DotScorer):
         recipe: Recipe = Recipe(),
     ) -> None:
         super().__init__(recipe)
+        at_least(1, dim=dim, hidden=hidden, num_layers=num_layers)
+        check_rate(dropout)
+        check_rate(embedding_dropout)
         self.dim, self.hidden, self.num_layers = dim, hidden, num_layers
         self.dropout, self.embedding_dropout = dropout, embedding_dropout
         self.criterion = loss or FullSoftmax()

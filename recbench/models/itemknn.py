@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from scipy.sparse import csr_matrix, diags
 
-from recbench.models.base import Paper, Recipe, Scorer, Stage
+from recbench.models.base import Paper, Recipe, Scorer, Stage, at_least
 from recbench.nn.neighbours import NeighbourTable
 
 if TYPE_CHECKING:
@@ -55,6 +55,12 @@ class ItemKNN(Scorer):
         decay: float = 1.0,
     ) -> None:
         super().__init__(Recipe())
+        at_least(1, num_neighbours=num_neighbours)
+        at_least(0, last_items=last_items)
+        if min(shrinkage, k1, decay) < 0:
+            raise ValueError(f"shrinkage, k1 and decay must be 0 or more, got {shrinkage}, {k1} and {decay}")
+        if not 0 <= b <= 1:
+            raise ValueError(f"b must lie in 0..1, got {b}")
         self.similarity: Literal["cosine", "bm25"] = similarity
         self.num_neighbours, self.shrinkage, self.k1, self.b = num_neighbours, shrinkage, k1, b
         self.last_items, self.decay = last_items, decay
@@ -107,12 +113,12 @@ def _cosine(matrix: csr_matrix, shrinkage: float) -> csr_matrix:
 
 
 def _bm25(matrix: csr_matrix, k1: float, b: float) -> csr_matrix:
-    """Product of BM25-weighted item vectors (Robertson & Zaragoza, 2009, Eq. 3.15).
+    """BM25 (Robertson & Zaragoza, 2009, Eq. 3.15): the history's item is the document, the candidate the query.
 
-    An item is a document, a user a term: users of many items weigh little (idf), and an item's long list of
-    users saturates.
+    A user is a term: one of n items weighs little, idf = log((N + 1) / (n + 1)), and a long list of users
+    saturates.
     """
-    num_items = matrix.shape[1]
+    num_items = matrix.shape[1]  # N + 1: the padding column smooths, so that nobody weighs less than nothing
     per_user = np.asarray(matrix.sum(1)).ravel()
     per_item = np.asarray(matrix.sum(0)).ravel()
     idf = np.log(num_items / (1 + per_user))

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from scipy.sparse import coo_matrix
 
-from recbench.models.base import Paper, Recipe, Scorer, Stage
+from recbench.models.base import Paper, Recipe, Scorer, Stage, at_least
 from recbench.nn.neighbours import NeighbourTable
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ class LastItem(Scorer):
 
     def __init__(self, *, num_followers: int = 500) -> None:
         super().__init__(Recipe())
+        at_least(1, num_followers=num_followers)
         self.num_followers = num_followers
 
     def build(self, catalog: Catalog) -> None:

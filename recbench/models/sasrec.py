@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from torch import nn
 
-from recbench.models.base import DotScorer, Paper, Recipe
-from recbench.nn.attention import TransformerBlock, causal_mask
-from recbench.nn.dropout import Dropout
+from recbench.models.base import DotScorer, Paper, Recipe, at_least
+from recbench.nn.attention import TransformerBlock, causal_mask, check_heads
+from recbench.nn.dropout import Dropout, check_rate
 from recbench.nn.losses import FullSoftmax, Loss
 
 if TYPE_CHECKING:
@@ -66,6 +66,10 @@ class SASRec(DotScorer):
         recipe: Recipe = Recipe(),
     ) -> None:
         super().__init__(recipe)
+        at_least(1, dim=dim, num_layers=num_layers, num_heads=num_heads, hidden=hidden, max_len=max_len)
+        check_heads(dim, num_heads)
+        check_rate(dropout)
+        check_rate(embedding_dropout)
         self.dim, self.num_layers, self.num_heads, self.hidden = dim, num_layers, num_heads, hidden
         self.dropout, self.embedding_dropout = dropout, embedding_dropout
         self.max_len = max_len

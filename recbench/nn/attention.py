@@ -32,6 +32,16 @@ def causal_mask(history: Tensor) -> Tensor | None:
     return ((causal & real[:, None, :]) | itself)[:, None]
 
 
+def check_heads(dim: int, num_heads: int) -> None:
+    """Refuse a width that cannot be split between the heads.
+
+    Raises:
+        ValueError: `num_heads` does not divide `dim`.
+    """
+    if dim % num_heads:
+        raise ValueError(f"num_heads must divide dim, got {num_heads} and {dim}")
+
+
 class SelfAttention(nn.Module):
     """Multi-head causal self-attention (Vaswani et al., NeurIPS 2017, Sec. 3.2).
 
@@ -43,8 +53,7 @@ class SelfAttention(nn.Module):
 
     def __init__(self, dim: int, *, num_heads: int, dropout: float) -> None:
         super().__init__()
-        if dim % num_heads:
-            raise ValueError(f"num_heads must divide dim, got {num_heads} and {dim}")
+        check_heads(dim, num_heads)
         self.num_heads = num_heads
         self.dropout = dropout
         self.project_in = nn.Linear(dim, 3 * dim)

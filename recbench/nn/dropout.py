@@ -14,6 +14,16 @@ if TYPE_CHECKING:
 _LEVELS = 256
 
 
+def check_rate(rate: float) -> None:
+    """Refuse what is no dropout rate.
+
+    Raises:
+        ValueError: `rate` is not in 0..1, or 1, which would leave nothing.
+    """
+    if not 0 <= rate < 1:
+        raise ValueError(f"a dropout rate must lie in 0..1, 1 excluded, got {rate}")
+
+
 class Dropout(nn.Module):
     """Zero each element with probability `rate` (on a CPU a multiple of 1/256) and scale the rest up.
 
@@ -25,8 +35,7 @@ class Dropout(nn.Module):
 
     def __init__(self, rate: float) -> None:
         super().__init__()
-        if not 0 <= rate < 1:
-            raise ValueError(f"a dropout rate must lie in 0..1, 1 excluded, got {rate}")
+        check_rate(rate)
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
