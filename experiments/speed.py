@@ -1,0 +1,257 @@
+"""How fast, beside what, and how far from the machine's limit: one JSON line per figure.
+
+    python experiments/speed.py                                  # the figures that take seconds
+    python experiments/speed.py train/sasrec-10min               # ten minutes of training, time-to included
+
+Every figure is measured in one run beside what it is compared with (`versus`) and beside its floor: the
+operations it cannot do without over the matrix rate measured here, or the smallest work that does the same.
+P positions, N items, D width, U users.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import json
+import logging
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - PyTorch's own name for it
+import yaml
+
+from recbench import runtime
+from recbench.config import folder as configs
+from recbench.data import prepare, raw
+from recbench.data.module import InteractionData
+from recbench.data.public import DATA_SETS
+from recbench.evaluate import evaluate
+from recbench.metrics import means
+from recbench.models import SASRec
+from recbench.models.base import Recipe
+from recbench.nn.losses import FullSoftmax, Loss, SampledSoftmax
+from recbench.training import TrainerOptions, train
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from recbench.data.batch import SequenceBatch
+
+Figure = dict[str, Any]
+
+
+def timed(work: Callable[[], object], *, repeats: int = 3) -> float:
+    """Seconds of the fastest of `repeats` calls, after one that is not counted."""
+    work()
+    spent = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        spent.append(time.perf_counter() - start)
+    return min(spent)
+
+
+def matrix_rate(dtype: torch.dtype, *, size: int = 2048) -> float:
+    """Operations per second of a large square product."""
+    a, b = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
+    return 2 * size**3 / timed(lambda: a @ b, repeats=5)
+
+
+def line(name: str, value: float, unit: str, **rest: Any) -> Figure:
+    """One figure."""
+    return {"name": name, "value": round(value, 4), "unit": unit, **rest}
+
+
+class PlainSoftmax(Loss):
+    """What one writes first: all scores, then PyTorch's cross entropy."""
+
+    def compare(self, hidden: torch.Tensor, target: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+        """Cross entropy over items 1..N."""
+        return F.cross_entropy(hidden @ table[1:].T, target - 1)
+
+
+def sasrec(data: InteractionData, loss: Loss) -> SASRec:
+    """The model that the peers' published times are for: width 64, two blocks."""
+    torch.manual_seed(0)
+    model = SASRec(dim=64, num_layers=2, num_heads=1, hidden=256, loss=loss, recipe=Recipe())
+    model.build(data.catalog)
+    return model.train()
+
+
+def epoch_seconds(data: InteractionData, loss: Loss, *, pad_to: int = 0, share: float = 1.0) -> float:
+    """Seconds of one epoch of steps, optimiser included; measured on a `share` of the batches and scaled."""
+    model = sasrec(data, loss)
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    batches = list(data.batched(256, 0).train_dataloader())
+    batches = [padded(batch, pad_to) for batch in batches[: max(1, int(share * len(batches)))]]
+    num_all = len(data.train_dataloader())
+
+    def steps() -> None:
+        for batch in batches:
+            optimizer.zero_grad()
+            model.loss(batch).backward()
+            optimizer.step()
+
+    return timed(steps, repeats=2) * num_all / len(batches)
+
+
+def padded(batch: SequenceBatch, length: int) -> SequenceBatch:
+    """The same batch with histories of at least `length` columns."""
+    missing = max(0, length - batch.history.shape[1])
+    return dataclasses.replace(batch, history=F.pad(batch.history, (missing, 0)))
+
+
+def training_floor(data: InteractionData, num_scored: int) -> float:
+    """Seconds of one epoch's products, forward and twice backward: encoder float32, catalogue bfloat16."""
+    num_positions = sum(int((batch.history != 0).sum()) for batch in data.batched(256, 0).train_dataloader())
+    dim, hidden, num_layers = 64, 256, 2
+    encoder = 3 * 2 * num_positions * num_layers * (4 * dim**2 + 2 * dim * hidden)
+    catalogue = 3 * 2 * num_positions * num_scored * dim
+    return encoder / matrix_rate(torch.float32) + catalogue / matrix_rate(torch.bfloat16)
+
+
+def train_full() -> list[Figure]:
+    """One epoch on Beauty with softmax over the whole catalogue."""
+    data = InteractionData("beauty")
+    value = epoch_seconds(data, FullSoftmax())
+    versus = {
+        "float32": round(epoch_seconds(data, FullSoftmax(half=False), share=0.3), 2),
+        "plain_cross_entropy": round(epoch_seconds(data, PlainSoftmax(), share=0.3), 2),
+        "padded_to_50": round(epoch_seconds(data, FullSoftmax(), pad_to=50, share=0.3), 2),
+    }
+    floor = training_floor(data, data.catalog.num_items)
+    return [line("train/sasrec-full", value, "s/epoch", versus=versus, floor_ratio=round(value / floor, 2))]
+
+
+def train_sampled() -> list[Figure]:
+    """One epoch on Beauty with 256 shared negatives."""
+    data = InteractionData("beauty")
+    value = epoch_seconds(data, SampledSoftmax(num_negatives=256))
+    versus = {
+        "512_negatives": round(epoch_seconds(data, SampledSoftmax(num_negatives=512)), 2),
+        "padded_to_50": round(epoch_seconds(data, SampledSoftmax(), pad_to=50, share=0.3), 2),
+    }
+    floor = training_floor(data, 256)
+    return [
+        line("train/sasrec-sampled", value, "s/epoch", versus=versus, floor_ratio=round(value / floor, 2))
+    ]
+
+
+def full_ranking() -> list[Figure]:
+    """All Beauty users against all items: beside the bare product and one pass over its scores."""
+    data = InteractionData("beauty")
+    model = sasrec(data, FullSoftmax()).eval()
+    with torch.inference_mode():
+        users = torch.cat([model.encode(batch) for batch in data.test_dataloader()])
+        table = model.item_vectors().T
+
+        def encode() -> None:
+            for batch in data.test_dataloader():
+                model.encode(batch)
+
+        def bare() -> None:
+            for block in users.split(model.rows_per_block):
+                (block @ table).sum(1)
+
+        floor, encoding = timed(bare), timed(encode)
+        value = timed(lambda: evaluate(model, data))
+    versus = {"product_and_one_pass": round(floor, 3), "batches_and_encoder": round(encoding, 3)}
+    ratio = round((value - encoding) / floor, 2)
+    return [line("eval/full-ranking", value, "s", versus=versus, floor_ratio=ratio)]
+
+
+def prepare_sports() -> list[Figure]:
+    """Sports from its raw text to the prepared tables: beside merely unpacking the text."""
+    data_set = DATA_SETS["sports"]
+    found = raw.find(data_set.sequences)
+    packed = gzip.compress(found.content) if found else b""
+    unpack = timed(lambda: gzip.decompress(packed))
+    value = timed(lambda: prepare.prepare("sports"))
+    return [
+        line(
+            "data/prepare",
+            value,
+            "s",
+            versus={"unpack": round(unpack, 4)},
+            floor_ratio=round(value / unpack, 1),
+        )
+    ]
+
+
+def ten_minutes() -> list[Figure]:
+    """The shipped SASRec preset on Beauty for ten minutes: its accuracy, and when it passed published figures.
+
+    Test metrics are read after every epoch for this curve alone, off the clock; nothing is chosen by them.
+    """
+    preset = yaml.safe_load((configs() / "model" / "sasrec.yaml").read_text())["init_args"]
+    options = {key: value for key, value in preset.items() if key not in ("loss", "recipe")}
+    data = InteractionData("beauty")
+    torch.manual_seed(0)
+    model = Watched(**options, loss=FullSoftmax(), recipe=Recipe(**preset["recipe"]))
+    model.build(data.catalog)
+    curve = model.curve(data, minutes=10)
+    marks = {"s3rec_readme .0605/.0318": (0.0605, 0.0318), "replay .0787/.0438": (0.0787, 0.0438)}
+    passed = {
+        name: next((s for s, hr, ndcg in curve if hr >= marks[name][0] and ndcg >= marks[name][1]), None)
+        for name in marks
+    }
+    seconds, hr, ndcg = curve[-1]
+    first = next((value for value in passed.values() if value), None)
+    return [
+        line("train/sasrec-10min", ndcg, "ndcg@10", hr10=hr, seconds=seconds, curve=curve),
+        line("train/sasrec-time-to", first or float("inf"), "s", versus=passed),
+    ]
+
+
+class Watched(SASRec):
+    """SASRec that notes its test metrics after every epoch, off the clock."""
+
+    def curve(self, data: InteractionData, *, minutes: float) -> list[tuple[float, float, float]]:
+        """(training seconds, HR@10, NDCG@10) of each epoch."""
+        self._points: list[tuple[float, float, float]] = []
+        self._data, self._off_clock, self._start = data, 0.0, time.perf_counter()
+        options = TrainerOptions(progress=False, max_minutes=minutes)
+        with tempfile.TemporaryDirectory() as scratch:
+            for stage in self.stages(data):
+                train(stage, Path(scratch), options, seed=0, resume=False, logger=None)
+        return self._points
+
+    def on_train_epoch_end(self) -> None:
+        """Read the test metrics."""
+        pause = time.perf_counter()
+        found = means(evaluate(self, self._data).ranks)
+        self.train()
+        seconds = round(pause - self._start - self._off_clock, 1)
+        self._points.append((seconds, round(found["hr@10"], 4), round(found["ndcg@10"], 4)))
+        self._off_clock += time.perf_counter() - pause
+
+
+FIGURES: dict[str, Callable[[], list[Figure]]] = {
+    "train/sasrec-sampled": train_sampled,
+    "train/sasrec-full": train_full,
+    "eval/full-ranking": full_ranking,
+    "data/prepare": prepare_sports,
+    "train/sasrec-10min": ten_minutes,
+    "train/sasrec-time-to": ten_minutes,
+}
+QUICK = ("train/sasrec-sampled", "train/sasrec-full", "eval/full-ranking", "data/prepare")
+
+
+def main(names: list[str]) -> None:
+    """Print the figures named, or the quick ones."""
+    unknown = set(names) - set(FIGURES)
+    if unknown:
+        raise SystemExit(f"unknown figures {sorted(unknown)}; known: {', '.join(FIGURES)}")
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    runtime.keep_freed_memory()
+    for measure in dict.fromkeys(FIGURES[name] for name in names or QUICK):
+        for figure in measure():
+            print(json.dumps(figure), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
