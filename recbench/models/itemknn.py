@@ -113,7 +113,7 @@ def _cosine(matrix: csr_matrix, shrinkage: float) -> csr_matrix:
 
 
 def _bm25(matrix: csr_matrix, k1: float, b: float) -> csr_matrix:
-    """BM25 (Robertson & Zaragoza, 2009, Eq. 3.15): the history's item is the document, the candidate the query.
+    """BM25 (Robertson & Zaragoza, 2009, Eq. 3.15): the history's item is a document, the candidate a query.
 
     A user is a term: one of n items weighs little, idf = log((N + 1) / (n + 1)), and a long list of users
     saturates.
