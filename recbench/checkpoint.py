@@ -7,13 +7,12 @@ only.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
 import json
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.fabric.plugins.io import CheckpointIO
@@ -21,19 +20,29 @@ from lightning.fabric.plugins.io import CheckpointIO
 from recbench.errors import CheckpointError, ResourceError
 from recbench.results import write_atomic
 
+if TYPE_CHECKING:
+    from torch import nn
+
 MAGIC = b"recbench checkpoint "
 FORMAT = 1
+OWNER = "recbench owner"  # the key under which a payload says whose it is
+_FOREIGN = "not the weights of this method and data"
 log = logging.getLogger(__name__)
 
 
-def save(content: dict[str, Any], path: Path) -> None:
+def save(content: dict[str, Any], path: Path, *, owner: str = "") -> None:
     """Write `content` (tensors and plain containers) to `path`; the file there becomes the previous one.
+
+    Args:
+        content: what to keep.
+        path: where.
+        owner: what it belongs to, such as method, stage and data; `load` refuses it to any other.
 
     Raises:
         ResourceError: the disk is full; what was there before is still there.
     """
     buffer = io.BytesIO()
-    torch.save(content, buffer)
+    torch.save({**content, OWNER: owner}, buffer)
     payload = buffer.getbuffer()
     digest = hashlib.sha256(payload).hexdigest()
     header = MAGIC + json.dumps({"format": FORMAT, "bytes": len(payload), "sha256": digest}).encode() + b"\n"
@@ -41,30 +50,30 @@ def save(content: dict[str, Any], path: Path) -> None:
         if path.exists():
             _link_previous(path)
         write_atomic(path, header + payload)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ResourceError(
-                f"{path}: no space left for {len(payload) / 1e6:.0f} MB; free some and go on with --resume"
-            ) from None
-        raise
+    except ResourceError as error:
+        raise ResourceError(f"{error}; --resume goes on from the last whole epoch") from None
 
 
-def load(path: Path, *, map_location: Any = "cpu") -> dict[str, Any]:
-    """Read `path`, refusing whatever is not exactly what was written.
+def load(path: Path, *, owner: str = "", map_location: Any = "cpu") -> dict[str, Any]:
+    """Read `path`, refusing whatever is not exactly what was written, or was written for another owner.
 
     Raises:
-        CheckpointError: the file is missing, of another kind or format, cut short, or changed.
+        CheckpointError: the file is missing, of another kind or format, cut short, changed, or another's.
     """
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such checkpoint") from None
-    payload = _verified(raw, path)
-    content: dict[str, Any] = torch.load(io.BytesIO(payload), map_location=map_location, weights_only=True)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}; a checkpoint is a file") from None
+    content = _unpickled(_verified(raw, path), path, map_location)
+    found = content.pop(OWNER, "")
+    if owner and found and found != owner:
+        raise CheckpointError(f"{path}: {_FOREIGN}: it is of {found}, wanted is {owner}")
     return content
 
 
-def load_newest(path: Path) -> dict[str, Any] | None:
+def load_newest(path: Path, *, owner: str = "", map_location: Any = "cpu") -> dict[str, Any] | None:
     """`path`, or where it is damaged its predecessor, or None when nothing was ever written.
 
     Raises:
@@ -73,12 +82,27 @@ def load_newest(path: Path) -> dict[str, Any] | None:
     if not exists(path):
         return None
     try:
-        return load(path)
+        return load(path, owner=owner, map_location=map_location)
     except CheckpointError as error:
         if not previous(path).exists():
             raise
         log.warning("%s; going on from %s", error, previous(path).name)
-        return load(previous(path))
+        return load(previous(path), owner=owner, map_location=map_location)
+
+
+def restore(module: nn.Module, path: Path, *, owner: str = "") -> dict[str, Any]:
+    """Fill `module` with the weights in `path`; returns all that was saved with them.
+
+    Raises:
+        CheckpointError: as `load`, or the weights have other names or shapes.
+    """
+    content = load(path, owner=owner)
+    try:
+        module.load_state_dict(content["weights"])
+    except (RuntimeError, KeyError) as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise CheckpointError(f"{path}: {_FOREIGN}: {reason}") from None
+    return content
 
 
 def exists(path: Path) -> bool:
@@ -101,9 +125,12 @@ def _link_previous(path: Path) -> None:
     """Give the present file a second name, so that there is a good one at every moment."""
     old = previous(path)
     staged = path.with_name(f".{path.name}.previous")
-    staged.unlink(missing_ok=True)
-    staged.hardlink_to(path)
-    staged.replace(old)
+    try:
+        staged.unlink(missing_ok=True)
+        staged.hardlink_to(path)
+        staged.replace(old)
+    except OSError:  # some file systems have no hard links
+        write_atomic(old, path.read_bytes())
 
 
 def _verified(raw: bytes, path: Path) -> memoryview:
@@ -133,8 +160,31 @@ def _verified(raw: bytes, path: Path) -> memoryview:
     return payload
 
 
+def _unpickled(payload: memoryview, path: Path, map_location: Any) -> dict[str, Any]:
+    """What `save` was given, or a refusal: a true sha256 says who wrote a file, not that it means well."""
+    try:
+        content = torch.load(io.BytesIO(payload), map_location=map_location, weights_only=True)
+    except MemoryError:
+        raise
+    except Exception:  # a crafted payload may fail in any way
+        content = None
+    if not isinstance(content, dict):
+        raise CheckpointError(
+            f"{path}: holds something other than tensors and plain containers, so it was not opened; "
+            "use a file that recbench wrote"
+        )
+    return content
+
+
 class CheckedIO(CheckpointIO):
-    """Lightning's door to the functions above."""
+    """Lightning's door to the functions above.
+
+    Args:
+        owner: what its checkpoints belong to.
+    """
+
+    def __init__(self, owner: str = "") -> None:
+        self.owner = owner
 
     def save_checkpoint(
         self,
@@ -143,7 +193,7 @@ class CheckedIO(CheckpointIO):
         storage_options: Any | None = None,  # noqa: ARG002 - Lightning's signature
     ) -> None:
         """Save whole or not at all."""
-        save(checkpoint, Path(path))
+        save(checkpoint, Path(path), owner=self.owner)
 
     def load_checkpoint(
         self,
@@ -152,7 +202,10 @@ class CheckedIO(CheckpointIO):
         weights_only: bool | None = None,  # noqa: ARG002 - always true here
     ) -> dict[str, Any]:
         """Load what `save_checkpoint` wrote."""
-        return load_newest(Path(path)) or load(Path(path), map_location=map_location)
+        found = load_newest(Path(path), owner=self.owner, map_location=map_location)
+        if found is None:
+            raise CheckpointError(f"{path}: no such checkpoint")
+        return found
 
     def remove_checkpoint(self, path: str | Path) -> None:
         """Delete a checkpoint and its predecessor."""

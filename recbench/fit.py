@@ -17,7 +17,7 @@ from recbench.evaluate import estimates, evaluate, request_latency
 from recbench.metrics import means
 from recbench.results import Run, StageCost, config_hash, write_atomic, write_run
 from recbench.tracking import log_record, make_logger
-from recbench.training import TrainerOptions, train
+from recbench.training import TrainerOptions, owner_of, train
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
@@ -129,6 +129,7 @@ def _run_stages(
             costs[stage.name] = train(
                 stage, folder / "stages", trainer, seed=seed, resume=resume, logger=logger
             )
+            seed_everything(seed, verbose=False)  # the rest draws alike whether this was trained or loaded
     return costs
 
 
@@ -169,11 +170,8 @@ def load_run(folder: Path, model: Recommender, data: InteractionData) -> Recomme
     if not finished:
         raise CheckpointError(f"{folder}: no finished stage; finish the run with recbench fit --resume")
     model.build(data.catalog)
-    try:
-        model.load_state_dict(checkpoint.load(finished[-1])["weights"])
-    except (RuntimeError, KeyError) as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise CheckpointError(f"{finished[-1]}: not the weights of this method and data: {reason}") from None
+    newest = finished[-1]
+    checkpoint.restore(model, newest, owner=owner_of(newest.stem, model, data))
     model.eval()
     return model
 

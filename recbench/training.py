@@ -7,6 +7,7 @@ is a function of (seed, epoch), and every step draws from a generator seeded by 
 from __future__ import annotations
 
 import logging
+import random
 import signal
 import sys
 import time
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from lightning import LightningModule
     from lightning.pytorch.loggers import Logger
 
+    from recbench.data.module import InteractionData
     from recbench.models.base import Stage
 
 MONITOR = "val/ndcg@10"
@@ -73,36 +75,49 @@ def train(
     whole epoch.
     """
     finished = folder / f"{stage.name}.ckpt"
+    owner = owner_of(stage.name, stage.module, stage.data)
     if resume and finished.exists():
-        content = checkpoint.load(finished)
-        stage.module.load_state_dict(content["weights"])
-        return StageCost(**content["cost"])
+        return StageCost(**checkpoint.restore(stage.module, finished, owner=owner)["cost"])
     if stage.solve is not None:
         start = time.perf_counter()
         stage.solve()
         cost = StageCost(train_s=round(time.perf_counter() - start, 2), num_epochs=0)
     else:
         cost = _train_by_gradient(stage, folder, options, seed=seed, resume=resume, logger=logger)
-    checkpoint.save({"weights": stage.module.state_dict(), "cost": cost.model_dump()}, finished)
+    content = {"weights": stage.module.state_dict(), "cost": cost.model_dump()}
+    checkpoint.save(content, finished, owner=owner)
     for leftover in (folder / f"{stage.name}.last.ckpt", folder / f"{stage.name}.best.ckpt"):
         checkpoint.remove(leftover)
     return cost
+
+
+def owner_of(name: str, module: LightningModule, data: InteractionData) -> str:
+    """What the checkpoints of stage `name` belong to: weights of the same shapes may mean other items."""
+    card = data.prepared.card
+    return f"{type(module).__name__}, stage {name}, data {card.name} {card.fingerprint[:12]}"
 
 
 def _train_by_gradient(
     stage: Stage, folder: Path, options: TrainerOptions, *, seed: int, resume: bool, logger: Logger | None
 ) -> StageCost:
     recipe = stage.recipe
-    keeper = KeepBest(folder, stage.name, patience=recipe.patience, max_seconds=options.max_minutes * 60)
+    owner = owner_of(stage.name, stage.module, stage.data)
+    keeper = KeepBest(
+        folder, stage.name, owner=owner, patience=recipe.patience, max_seconds=options.max_minutes * 60
+    )
     callbacks: list[Callback] = [StepSeed(seed), keeper]
     show = options.progress and sys.stderr.isatty()
     if show:
         callbacks.append(Bar(refresh_rate=10))
+    max_epochs = min(filter(None, (recipe.max_epochs, options.max_epochs)))
     settings: dict[str, Any] = {
-        "max_epochs": min(filter(None, (recipe.max_epochs, options.max_epochs))),
+        "max_epochs": max_epochs,
         "gradient_clip_val": recipe.clip or None,
-        "check_val_every_n_epoch": recipe.validate_every,
+        "check_val_every_n_epoch": min(recipe.validate_every, max_epochs),  # once at least
     }
+    can_resume = resume and checkpoint.exists(keeper.last)
+    if can_resume and checkpoint.exists(keeper.best):
+        checkpoint.load(keeper.best, owner=keeper.owner)  # tell of damage now, not after training
     with _quiet():
         trainer = Trainer(
             **settings | dict(stage.trainer),
@@ -112,7 +127,7 @@ def _train_by_gradient(
             deterministic=options.deterministic,
             logger=logger or False,
             callbacks=callbacks,
-            plugins=[checkpoint.CheckedIO()],
+            plugins=[checkpoint.CheckedIO(f"{owner}, unfinished")],
             enable_checkpointing=False,
             enable_model_summary=False,
             enable_progress_bar=show,
@@ -120,26 +135,27 @@ def _train_by_gradient(
             default_root_dir=folder,
         )
         data = stage.data.batched(recipe.batch_size, seed)
-        can_resume = resume and checkpoint.exists(keeper.last)
         try:
             trainer.fit(stage.module, datamodule=data, ckpt_path=str(keeper.last) if can_resume else None)
         except SystemExit:  # what Lightning makes of Ctrl-C, with later ones ignored
             signal.signal(signal.SIGINT, signal.default_int_handler)
             raise KeyboardInterrupt from None
-    stage.module.load_state_dict(checkpoint.load(keeper.best)["weights"])
+    checkpoint.restore(stage.module, keeper.best, owner=keeper.owner)
     return keeper.cost
 
 
 class StepSeed(Callback):
-    """Seed torch before each step from (seed, step): a resumed run draws what an unbroken one would."""
+    """Seed before each step from (seed, step): a resumed run draws what an unbroken one would."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         """Reseed."""
-        mixed = np.random.SeedSequence([self.seed, trainer.global_step]).generate_state(1, np.uint64)[0]
-        torch.manual_seed(int(mixed))
+        mixed = int(np.random.SeedSequence([self.seed, trainer.global_step]).generate_state(1, np.uint64)[0])
+        torch.manual_seed(mixed)
+        np.random.seed(mixed % 2**32)
+        random.seed(mixed)
 
 
 class KeepBest(Callback):
@@ -148,13 +164,17 @@ class KeepBest(Callback):
     Args:
         folder: where checkpoints go.
         name: the stage's name, first part of the file names.
+        owner: what the weights belong to.
         patience: validations without improvement before training stops.
         max_seconds: training time after which it stops at an epoch's end; 0 for no limit.
     """
 
-    def __init__(self, folder: Path, name: str, *, patience: int, max_seconds: float = 0.0) -> None:
+    def __init__(
+        self, folder: Path, name: str, *, owner: str, patience: int, max_seconds: float = 0.0
+    ) -> None:
         self.last = folder / f"{name}.last.ckpt"
         self.best = folder / f"{name}.best.ckpt"
+        self.owner = f"{owner}, best so far"
         self.patience = patience
         self.max_seconds = max_seconds
         self.best_value = -np.inf
@@ -198,19 +218,26 @@ class KeepBest(Callback):
         """Start the clock."""
         self._start = time.perf_counter()
 
+    def on_train_start(self, trainer: Trainer, *_: Any) -> None:
+        """A run that was killed after its last epoch has nothing left to train."""
+        trainer.should_stop |= self._is_done
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Judge the epoch that ended; validation ran inside it."""
         self.num_epochs = trainer.current_epoch + 1
         if self.num_epochs % (trainer.check_val_every_n_epoch or 1) == 0:
             self._judge(float(trainer.callback_metrics[MONITOR]), pl_module)
-        if self.num_stale >= self.patience or 0 < self.max_seconds <= self.seconds:
-            trainer.should_stop = True
+        trainer.should_stop |= self._is_done
         trainer.save_checkpoint(self.last)
+
+    @property
+    def _is_done(self) -> bool:
+        return self.num_stale >= self.patience or 0 < self.max_seconds <= self.seconds
 
     def _judge(self, value: float, module: LightningModule) -> None:
         if value > self.best_value:
             self.best_value, self.best_epoch, self.num_stale = value, self.num_epochs, 0
-            checkpoint.save({"weights": module.state_dict()}, self.best)
+            checkpoint.save({"weights": module.state_dict()}, self.best, owner=self.owner)
         else:
             self.num_stale += 1
 

@@ -61,6 +61,8 @@ class BatchLoader:
     Args:
         batches: makes the batches' row indices for a pass.
         collate: rows -> batch.
+        num_batches: how many they are.
+        finish: called when the last batch of a pass is taken; a pass that was only begun does not count.
     """
 
     def __init__(
@@ -68,16 +70,21 @@ class BatchLoader:
         batches: Callable[[], list[NDArray[np.int64]]],
         collate: Callable[[NDArray[np.int64]], SequenceBatch],
         num_batches: int,
+        finish: Callable[[], None] = lambda: None,
     ) -> None:
         self._batches = batches
         self._collate = collate
         self._num_batches = num_batches
+        self._finish = finish
 
     def __len__(self) -> int:
         return self._num_batches
 
     def __iter__(self) -> Iterator[SequenceBatch]:
-        return map(self._collate, self._batches())
+        for number, rows in enumerate(self._batches(), start=1):
+            if number == self._num_batches:
+                self._finish()
+            yield self._collate(rows)
 
 
 class InteractionData(LightningDataModule):
@@ -116,7 +123,7 @@ class InteractionData(LightningDataModule):
         self.eval_batch_size = eval_batch_size
         self.batch_size = 256
         self.seed = 0
-        self._next_epoch = 0
+        self._next_epoch = 1
         self._prepared: Prepared | None = None
         self._is_training = False
 
@@ -178,13 +185,13 @@ class InteractionData(LightningDataModule):
         """Use `batch_size` users per training step, in an order that `seed` and the epoch decide."""
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1 user, got {batch_size}")
-        self.batch_size, self.seed, self._next_epoch = batch_size, seed, 0
+        self.batch_size, self.seed, self._next_epoch = batch_size, seed, 1
         return self
 
     def train_dataloader(self) -> BatchLoader:
         """One pass over all training positions, shuffled by (seed, epoch)."""
         num_batches = -(-len(self._segment_user) // self.batch_size)
-        return BatchLoader(self._epoch, self._train_batch, num_batches)
+        return BatchLoader(self._epoch, self._train_batch, num_batches, self._finish_epoch)
 
     def val_dataloader(self) -> BatchLoader:
         """The second last item of every known user, after everything before it."""
@@ -258,11 +265,13 @@ class InteractionData(LightningDataModule):
     def _epoch(self) -> list[NDArray[np.int64]]:
         """Batches of the next epoch: shuffle, bring equal lengths together, cut, shuffle the batches."""
         rng = np.random.default_rng([self.seed, self._next_epoch])
-        self._next_epoch += 1
         order = rng.permutation(len(self._segment_length))
         order = order[np.argsort(self._segment_length[order], kind="stable")]
         batches = [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
         return [batches[i] for i in rng.permutation(len(batches))]
+
+    def _finish_epoch(self) -> None:
+        self._next_epoch += 1  # not when a pass begins: on resume Lightning begins one and throws it away
 
     def _train_batch(self, rows: NDArray[np.int64]) -> SequenceBatch:
         stops, lengths = self._segment_stop[rows], self._segment_length[rows]
