@@ -198,6 +198,12 @@ class TestOrder:
         resumed.load_state_dict(state)
         assert order(resumed) == third
 
+    def test_a_pass_that_was_only_begun_does_not_count(self, unique: InteractionData) -> None:
+        first = order(unique.batched(8, seed=0))
+        unique.batched(8, seed=0)
+        assert next(iter(unique.train_dataloader())).history.tolist() == first[0]
+        assert order(unique) == first
+
     def test_evaluating_does_not_disturb_it(self, unique: InteractionData) -> None:
         unique.batched(8, seed=0)
         order(unique)
