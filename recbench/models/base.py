@@ -240,8 +240,10 @@ class DotScorer(Scorer):
         users, table = self.encode(batch), self.item_vectors().T
         rows = len(users) if users.is_cuda else self.rows_per_block
         blocks = []
-        for start in range(0, len(users), rows):
-            block = slice(start, start + rows)
-            seen = None if batch.seen is None else batch.seen[block]
-            blocks.append(rank_by_counting(users[block] @ table, batch.target[block], seen))
+        with torch.autocast(users.device.type, enabled=False):  # half precision ties what differs
+            users, table = users.float(), table.float()
+            for start in range(0, len(users), rows):
+                block = slice(start, start + rows)
+                seen = None if batch.seen is None else batch.seen[block]
+                blocks.append(rank_by_counting(users[block] @ table, batch.target[block], seen))
         return TargetRanks(*(torch.cat(column) for column in zip(*blocks, strict=True)))

@@ -57,7 +57,8 @@ class FullSoftmax(Loss):
 
     def compare(self, hidden: Tensor, target: Tensor, table: Tensor) -> Tensor:
         """-log softmax of the next item among items 1..N."""
-        loss: Tensor = _CatalogueCrossEntropy.apply(hidden, table[1:], target - 1, self.half)  # type: ignore[no-untyped-call]
+        with torch.autocast(hidden.device.type, enabled=False):  # `half` says what is halved
+            loss: Tensor = _CatalogueCrossEntropy.apply(hidden.float(), table[1:], target - 1, self.half)  # type: ignore[no-untyped-call]
         return loss
 
 
@@ -76,7 +77,7 @@ class _CatalogueCrossEntropy(Function):
         dtype = torch.bfloat16 if half else hidden.dtype
         states, items = hidden.to(dtype), table.to(dtype)
         d_hidden, d_table = torch.empty_like(hidden), torch.zeros_like(table)
-        total = hidden.new_zeros(())
+        total = torch.zeros((), device=hidden.device)
         rows = _CatalogueCrossEntropy.rows_gpu if hidden.is_cuda else _CatalogueCrossEntropy.rows_cpu
         for start in range(0, len(hidden), rows):
             block = slice(start, start + rows)
