@@ -44,7 +44,8 @@ class TrainerOptions:
         precision: Lightning's word for the number format, such as 32-true or bf16-mixed.
         threads: processor threads; 0 leaves them as they are.
         max_epochs: cap on every stage's epochs; 0 for the recipe's own.
-        max_minutes: stop each stage after the epoch in which so many minutes have passed; 0 for no limit.
+        max_minutes: stop each stage after the epoch in which so many minutes have passed, once it has been
+            validated; 0 for no limit.
         deterministic: refuse operations whose result may differ between two runs.
         progress: show a progress bar where there is a terminal.
     """
@@ -232,7 +233,8 @@ class KeepBest(Callback):
 
     @property
     def _is_done(self) -> bool:
-        return self.num_stale >= self.patience or 0 < self.max_seconds <= self.seconds
+        is_late = self.best_epoch > 0 and 0 < self.max_seconds <= self.seconds  # not before there is a best
+        return is_late or self.num_stale >= self.patience
 
     def _judge(self, value: float, module: LightningModule) -> None:
         if value > self.best_value:
