@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,10 @@ from recbench.data.prepared import Origin, Prepared, describe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+# Workers run beside each other, and threads of several processes on the same cores wait for one another.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"  # in the processes that tests start
 
 LOOPBACK = ("127.", "::1", "localhost")
 
