@@ -24,6 +24,7 @@ from recbench import checkpoint
 from recbench.results import StageCost
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from lightning import LightningModule
@@ -78,15 +79,14 @@ def train(
     finished = folder / f"{stage.name}.ckpt"
     owner = owner_of(stage.name, stage.module, stage.data)
     if resume and finished.exists():
-        return StageCost(**checkpoint.restore(stage.module, finished, owner=owner)["cost"])
-    if stage.solve is not None:
-        start = time.perf_counter()
-        stage.solve()
-        cost = StageCost(train_s=round(time.perf_counter() - start, 2), num_epochs=0)
+        cost = StageCost(**checkpoint.restore(stage.module, finished, owner=owner)["cost"])
     else:
-        cost = _train_by_gradient(stage, folder, options, seed=seed, resume=resume, logger=logger)
-    content = {"weights": stage.module.state_dict(), "cost": cost.model_dump()}
-    checkpoint.save(content, finished, owner=owner)
+        if stage.solve is not None:
+            cost = _timed(stage.solve)
+        else:
+            cost = _train_by_gradient(stage, folder, options, seed=seed, resume=resume, logger=logger)
+        content = {"weights": stage.module.state_dict(), "cost": cost.model_dump()}
+        checkpoint.save(content, finished, owner=owner)
     for leftover in (folder / f"{stage.name}.last.ckpt", folder / f"{stage.name}.best.ckpt"):
         checkpoint.remove(leftover)
     return cost
@@ -98,6 +98,12 @@ def owner_of(name: str, module: LightningModule, data: InteractionData) -> str:
     return f"{type(module).__name__}, stage {name}, data {card.name} {card.fingerprint[:12]}"
 
 
+def _timed(solve: Callable[[], None]) -> StageCost:
+    start = time.perf_counter()
+    solve()
+    return StageCost(train_s=round(time.perf_counter() - start, 2), num_epochs=0)
+
+
 def _train_by_gradient(
     stage: Stage, folder: Path, options: TrainerOptions, *, seed: int, resume: bool, logger: Logger | None
 ) -> StageCost:
@@ -106,35 +112,11 @@ def _train_by_gradient(
     keeper = KeepBest(
         folder, stage.name, owner=owner, patience=recipe.patience, max_seconds=options.max_minutes * 60
     )
-    callbacks: list[Callback] = [StepSeed(seed), keeper]
-    show = options.progress and sys.stderr.isatty()
-    if show:
-        callbacks.append(Bar(refresh_rate=10))
-    max_epochs = min(filter(None, (recipe.max_epochs, options.max_epochs)))
-    settings: dict[str, Any] = {
-        "max_epochs": max_epochs,
-        "gradient_clip_val": recipe.clip or None,
-        "check_val_every_n_epoch": min(recipe.validate_every, max_epochs),  # once at least
-    }
     can_resume = resume and checkpoint.exists(keeper.last)
     if can_resume and checkpoint.exists(keeper.best):
         checkpoint.load(keeper.best, owner=keeper.owner)  # tell of damage now, not after training
     with _quiet():
-        trainer = Trainer(
-            **settings | dict(stage.trainer),
-            accelerator=options.accelerator,
-            devices=1,
-            precision=options.precision,  # type: ignore[arg-type]
-            deterministic=options.deterministic,
-            logger=logger or False,
-            callbacks=callbacks,
-            plugins=[checkpoint.CheckedIO(f"{owner}, unfinished")],
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            enable_progress_bar=show,
-            num_sanity_val_steps=0,
-            default_root_dir=folder,
-        )
+        trainer = _trainer(stage, folder, options, callbacks=[StepSeed(seed), keeper], logger=logger)
         data = stage.data.batched(recipe.batch_size, seed)
         try:
             trainer.fit(stage.module, datamodule=data, ckpt_path=str(keeper.last) if can_resume else None)
@@ -143,6 +125,35 @@ def _train_by_gradient(
             raise KeyboardInterrupt from None
     checkpoint.restore(stage.module, keeper.best, owner=keeper.owner)
     return keeper.cost
+
+
+def _trainer(
+    stage: Stage, folder: Path, options: TrainerOptions, *, callbacks: list[Callback], logger: Logger | None
+) -> Trainer:
+    """Lightning's Trainer for the stage's recipe, under the run's options."""
+    recipe = stage.recipe
+    show = options.progress and sys.stderr.isatty()
+    max_epochs = min(filter(None, (recipe.max_epochs, options.max_epochs)))
+    settings: dict[str, Any] = {
+        "max_epochs": max_epochs,
+        "gradient_clip_val": recipe.clip or None,
+        "check_val_every_n_epoch": min(recipe.validate_every, max_epochs),  # once at least
+    }
+    return Trainer(
+        **settings | dict(stage.trainer),
+        logger=logger or False,
+        callbacks=[*callbacks, Bar(refresh_rate=10)] if show else callbacks,
+        plugins=[checkpoint.CheckedIO(f"{owner_of(stage.name, stage.module, stage.data)}, unfinished")],
+        accelerator=options.accelerator,
+        devices=1,
+        precision=options.precision,  # type: ignore[arg-type]
+        deterministic=options.deterministic,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=show,
+        num_sanity_val_steps=0,
+        default_root_dir=folder,
+    )
 
 
 class StepSeed(Callback):
