@@ -49,15 +49,19 @@ class SelfAttention(nn.Module):
         dim: width D.
         num_heads: heads H; must divide D.
         dropout: on the attention weights.
+        max_distance: where above 0, every head learns a bias for each distance below it between who looks and
+            what is looked at (Raffel et al., JMLR 2020, Sec. 2.1), so that a position means the same in the
+            middle of a training sequence as at the end of a request.
     """
 
-    def __init__(self, dim: int, *, num_heads: int, dropout: float) -> None:
+    def __init__(self, dim: int, *, num_heads: int, dropout: float, max_distance: int = 0) -> None:
         super().__init__()
         check_heads(dim, num_heads)
         self.num_heads = num_heads
         self.dropout = dropout
         self.project_in = nn.Linear(dim, 3 * dim)
         self.project_out = nn.Linear(dim, dim)
+        self.distance_bias = nn.Parameter(torch.zeros(num_heads, max_distance)) if max_distance else None
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """(B, L, D) -> (B, L, D); `mask` as made by `causal_mask`."""
@@ -66,11 +70,23 @@ class SelfAttention(nn.Module):
             for part in self.project_in(x).chunk(3, dim=-1)
         )
         dropout = self.dropout if self.training else 0.0
+        if self.distance_bias is not None:
+            mask = self._biased(mask, x.shape[1], self.distance_bias).to(q.dtype)
         mixed = F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None
         )
         out: Tensor = self.project_out(mixed.transpose(1, 2).flatten(2))
         return out
+
+    @staticmethod
+    def _biased(mask: Tensor | None, length: int, bias: Tensor) -> Tensor:
+        """(1 or B, H, L, L) what the scores are raised by: the distance's bias, -inf where none may look."""
+        if length > bias.shape[1]:
+            raise ValueError(f"a history may have {bias.shape[1]} items, got {length}; cut it before")
+        steps = torch.arange(length, device=bias.device)
+        distance = steps[:, None] - steps
+        visible = (distance >= 0)[None, None] if mask is None else mask
+        return bias[:, distance.clamp_min(0)][None].masked_fill(~visible, -torch.inf)
 
 
 class TransformerBlock(nn.Module):
@@ -81,15 +97,23 @@ class TransformerBlock(nn.Module):
         num_heads: attention heads.
         hidden: width inside the feed-forward.
         dropout: after attention weights and both sublayers.
+        max_distance: of the attention's learned distance biases; 0 for none.
         activation: between the two linear maps.
     """
 
     def __init__(
-        self, dim: int, *, num_heads: int, hidden: int, dropout: float, activation: type[nn.Module] = nn.GELU
+        self,
+        dim: int,
+        *,
+        num_heads: int,
+        hidden: int,
+        dropout: float,
+        max_distance: int = 0,
+        activation: type[nn.Module] = nn.GELU,
     ) -> None:
         super().__init__()
         self.norm_attention = nn.LayerNorm(dim)
-        self.attention = SelfAttention(dim, num_heads=num_heads, dropout=dropout)
+        self.attention = SelfAttention(dim, num_heads=num_heads, dropout=dropout, max_distance=max_distance)
         self.norm_forward = nn.LayerNorm(dim)
         self.feed_forward = nn.Sequential(
             nn.Linear(dim, hidden), activation(), Dropout(dropout), nn.Linear(hidden, dim)
