@@ -26,13 +26,18 @@ def attend_by_loop(attention: SelfAttention, x: Tensor, items: list[int]) -> Ten
     """One history; every position looks at itself and at the real ones before it, one head at a time."""
     q, k, v = attention.project_in(x).chunk(3, dim=-1)
     width = DIM // HEADS
+
+    def bias_of(head: int, distance: int) -> float:
+        return 0.0 if attention.distance_bias is None else float(attention.distance_bias[head, distance])
+
     out = torch.zeros_like(x)
     for here in range(len(items)):
         visible = [place for place in range(here + 1) if items[place] != 0 or place == here]
         for head in range(HEADS):
             part = slice(head * width, (head + 1) * width)
             weights = [
-                math.exp(float(q[here, part] @ k[place, part]) / math.sqrt(width)) for place in visible
+                math.exp(float(q[here, part] @ k[place, part]) / math.sqrt(width) + bias_of(head, here - place))
+                for place in visible
             ]
             for place, weight in zip(visible, weights, strict=True):
                 out[here, part] += weight / sum(weights) * v[place, part]
@@ -56,10 +61,13 @@ class TestMask:
 
 
 class TestSelfAttention:
+    @pytest.mark.parametrize("max_distance", [0, 4, 9])
     @pytest.mark.parametrize("history", [[[3, 1, 2, 5]], [[0, 0, 4, 2], [0, 1, 1, 3], [0, 0, 0, 0]]])
     @torch.inference_mode()
-    def test_equals_a_loop(self, history: list[list[int]]) -> None:
-        attention = SelfAttention(DIM, num_heads=HEADS, dropout=0).eval()
+    def test_equals_a_loop(self, history: list[list[int]], max_distance: int) -> None:
+        attention = SelfAttention(DIM, num_heads=HEADS, dropout=0, max_distance=max_distance).eval()
+        if attention.distance_bias is not None:
+            attention.distance_bias.normal_()
         items, x = rows_of(history)
         found = attention(x, causal_mask(items))
         wanted = torch.stack([attend_by_loop(attention, *row) for row in zip(x, history, strict=True)])
@@ -73,18 +81,29 @@ class TestSelfAttention:
         attention.eval()
         assert torch.equal(attention(x, None), attention(x, None))
 
+    def test_distances_must_be_known(self) -> None:
+        _, x = rows_of([[1, 2, 3]])
+        with pytest.raises(ValueError, match="a history may have 2 items, got 3"):
+            SelfAttention(DIM, num_heads=1, dropout=0, max_distance=2)(x, None)
+
     def test_heads_must_divide_the_width(self) -> None:
         with pytest.raises(ValueError, match="num_heads must divide dim, got 4 and 6"):
             SelfAttention(6, num_heads=4, dropout=0)
 
 
 class TestBlock:
-    @pytest.fixture
-    def block(self) -> TransformerBlock:
-        return TransformerBlock(DIM, num_heads=HEADS, hidden=10, dropout=0.3).eval()
+    @pytest.fixture(params=[0, 6], ids=["no bias", "distance bias"])
+    def block(self, request: pytest.FixtureRequest) -> TransformerBlock:
+        made = TransformerBlock(
+            DIM, num_heads=HEADS, hidden=10, dropout=0.3, max_distance=request.param
+        ).eval()
+        if made.attention.distance_bias is not None:
+            nn.init.normal_(made.attention.distance_bias)
+        return made
 
     @torch.inference_mode()
-    def test_is_the_pre_norm_layer_of_pytorch(self, block: TransformerBlock) -> None:
+    def test_is_the_pre_norm_layer_of_pytorch(self) -> None:
+        block = TransformerBlock(DIM, num_heads=HEADS, hidden=10, dropout=0.3).eval()
         layer = nn.TransformerEncoderLayer(
             DIM, HEADS, 10, activation="gelu", norm_first=True, batch_first=True
         )

@@ -63,14 +63,14 @@ def check_states(model: Any, batch: SequenceBatch, alone: Callable[[Tensor], Ten
 
 
 class TestSASRec:
-    @pytest.mark.parametrize("positions", ["from_newest", "from_oldest"])
+    @pytest.mark.parametrize("positions", ["relative", "from_newest", "from_oldest"])
     @pytest.mark.parametrize("normalise_input", [True, False])
     @torch.inference_mode()
     def test_is_a_pre_norm_encoder_of_items_and_places(
         self,
         catalog: Catalog,
         batch: SequenceBatch,
-        positions: Literal["from_newest", "from_oldest"],
+        positions: Literal["relative", "from_newest", "from_oldest"],
         normalise_input: bool,
     ) -> None:
         model = SASRec(
@@ -87,12 +87,16 @@ class TestSASRec:
         layers = [encoder_layer(block) for block in model.blocks]
 
         def alone(items: Tensor) -> Tensor:
-            places = torch.arange(len(items))
-            x = model.items(items) + model.places(places.flip(0) if positions == "from_newest" else places)
+            steps = torch.arange(len(items))
+            x = model.items(items)
+            if model.places is not None:
+                x = x + model.places(steps.flip(0) if positions == "from_newest" else steps)
             x = model.input_norm(x)[None]
-            for layer in layers:
-                causal = nn.Transformer.generate_square_subsequent_mask(len(items))
-                x = layer(x, src_mask=causal, is_causal=True)
+            for block, layer in zip(model.blocks, layers, strict=True):
+                mask = nn.Transformer.generate_square_subsequent_mask(len(items)).repeat(2, 1, 1)
+                if positions == "relative":  # one mask per head: its bias of how far back a place lies
+                    mask += block.attention.distance_bias[:, (steps[:, None] - steps).clamp_min(0)]
+                x = layer(x, src_mask=mask)
             return model.output_norm(x)[0]
 
         check_states(model, batch, alone)

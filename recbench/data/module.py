@@ -207,8 +207,8 @@ class InteractionData(LightningDataModule):
         Raises:
             RuntimeError: the test targets are asked for while a method trains.
         """
-        if split == "test" and self._is_training:
-            raise RuntimeError("test targets are read once, after training; choose on the validation split")
+        if split == "test":
+            self._refuse_while_training()
         lengths = self.sequences.lengths
         chosen = self.users(users)
         chosen = chosen[np.argsort(lengths[chosen], kind="stable")]
@@ -227,6 +227,8 @@ class InteractionData(LightningDataModule):
 
     def request(self, users: NDArray[np.int64], *, back: int = 1) -> SequenceBatch:
         """The moment before each user's `back`-th item from the end, which is the target; `back` 0 is now."""
+        if back < 2:
+            self._refuse_while_training()
         stops = self.sequences.offsets[users + 1] - back
         lengths = stops - self.sequences.offsets[users]
         shown = np.minimum(lengths, self.max_len)
@@ -239,6 +241,10 @@ class InteractionData(LightningDataModule):
             query=[self._queries[u] for u in users] if self._queries and back == 1 else None,
             seen=None if seen is None else torch.from_numpy(seen),
         )
+
+    def _refuse_while_training(self) -> None:
+        if self._is_training:
+            raise RuntimeError("test targets are read once, after training; choose on the validation split")
 
     def state_dict(self) -> dict[str, Any]:
         """Where in the sequence of epochs the sampler stands."""
