@@ -36,7 +36,9 @@ def attend_by_loop(attention: SelfAttention, x: Tensor, items: list[int]) -> Ten
         for head in range(HEADS):
             part = slice(head * width, (head + 1) * width)
             weights = [
-                math.exp(float(q[here, part] @ k[place, part]) / math.sqrt(width) + bias_of(head, here - place))
+                math.exp(
+                    float(q[here, part] @ k[place, part]) / math.sqrt(width) + bias_of(head, here - place)
+                )
                 for place in visible
             ]
             for place, weight in zip(visible, weights, strict=True):

@@ -5,9 +5,9 @@ width, N items.
 
 The published recipe (one uniform negative, BCE, dropout .2) reaches .0605 HR@10 on Beauty in S3-Rec's
 hands; what differs here, and is worth half as much again, is stated as arguments. The loss is a softmax
-over the whole catalogue. Positions are distances, a learned bias in the attention: an absolute place means
-one thing in the middle of a training sequence and another at the end of a request. The input is normalised
-before the first block; blocks are pre-norm. The `sasrec_paper` preset turns these back.
+over the whole catalogue. Places count back from the newest item, or are distances, a learned bias in the
+attention, which is ahead in the first epochs and level at the end. The input is normalised before the first
+block; blocks are pre-norm. The `sasrec_paper` preset turns these back.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class SASRec(DotScorer):
         dropout: float = 0.5,
         embedding_dropout: float = 0.5,
         max_len: int = 50,
-        positions: Literal["relative", "from_newest", "from_oldest"] = "relative",
+        positions: Literal["relative", "from_newest", "from_oldest"] = "from_newest",
         normalise_input: bool = True,
         loss: Loss | None = None,
         recipe: Recipe = Recipe(),
