@@ -183,7 +183,7 @@ def prepare_sports() -> list[Figure]:
 
 
 def ten_minutes() -> list[Figure]:
-    """The shipped SASRec preset on Beauty for ten minutes: its accuracy, and when it passed published figures.
+    """The shipped SASRec preset on Beauty for ten minutes: accuracy, and when it passed published figures.
 
     Test metrics are read after every epoch for this curve alone, off the clock; nothing is chosen by them.
     """
