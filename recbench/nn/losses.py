@@ -103,8 +103,8 @@ class _CatalogueCrossEntropy(Function):
 class SampledSoftmax(Loss):
     """Cross entropy against `num_negatives` uniform items, shared by the whole batch.
 
-    An item that is a position's own next item does not count as its negative. Uniform sampling needs no
-    correction: it is the same constant for every negative, and for the positive it only shifts the loss.
+    An item that is a position's own next item does not count as its negative. Nothing is corrected for sampling:
+    adding log(N / M) to the negatives' scores would make their sum estimate the full one, and is left out.
 
     Args:
         num_negatives: negatives per step.
