@@ -103,7 +103,7 @@ class _CatalogueCrossEntropy(Function):
 class SampledSoftmax(Loss):
     """Cross entropy against `num_negatives` uniform items, shared by the whole batch.
 
-    An item that is a position's own next item does not count as its negative. Nothing is corrected for sampling:
+    An item that is a position's own next item is not its negative. Nothing is corrected for sampling:
     adding log(N / M) to the negatives' scores would make their sum estimate the full one, and is left out.
 
     Args:
