@@ -117,7 +117,7 @@ def _train_by_gradient(
         checkpoint.load(keeper.best, owner=keeper.owner)  # tell of damage now, not after training
     with _quiet():
         trainer = _trainer(stage, folder, options, callbacks=[StepSeed(seed), keeper], logger=logger)
-        data = stage.data.batched(recipe.batch_size, seed)
+        data = stage.data.batched(recipe.batch_size, seed, samples=recipe.samples)
         try:
             trainer.fit(stage.module, datamodule=data, ckpt_path=str(keeper.last) if can_resume else None)
         except SystemExit:  # what Lightning makes of Ctrl-C, with later ones ignored

@@ -263,5 +263,5 @@ def test_impossible_options_are_refused(options: dict[str, Any], message: str) -
 
 
 def test_an_empty_training_batch_is_refused(four: InteractionData) -> None:
-    with pytest.raises(ValueError, match="batch_size must be at least 1 user, got 0"):
+    with pytest.raises(ValueError, match="batch_size must be at least 1 sample, got 0"):
         four.batched(0, seed=0)

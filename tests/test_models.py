@@ -60,6 +60,9 @@ def check_states(model: Any, batch: SequenceBatch, alone: Callable[[Tensor], Ten
     following = [item for items, last in zip(HISTORIES, TARGET, strict=True) for item in [*items[1:], last]]
     wanted = F.cross_entropy(torch.cat(states) @ table[1:].T, torch.tensor(following) - 1)
     torch.testing.assert_close(model.loss(batch), wanted, rtol=1e-4, atol=1e-5)
+    model.recipe = Recipe(samples="prefixes")
+    wanted = F.cross_entropy(newest @ table[1:].T, torch.tensor(TARGET) - 1)
+    torch.testing.assert_close(model.loss(batch), wanted, rtol=1e-4, atol=1e-5)
 
 
 class TestSASRec:

@@ -18,6 +18,7 @@ from lightning import LightningDataModule
 from recbench.data import prepare
 from recbench.data.batch import SequenceBatch
 from recbench.data.catalog import Catalog
+from recbench.data.samples import prefixes, windows
 from recbench.data.sequences import BatchLoader, Sequences
 
 if TYPE_CHECKING:
@@ -26,12 +27,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from recbench.data.prepare import Prepared
+    from recbench.data.samples import Samples, TrainSamples
 
 __all__ = ["BatchLoader", "InteractionData", "Sequences", "Split", "Users"]
 
 Split = Literal["validation", "test"]
 Users = Literal["known", "heldout"]
-MIN_LENGTH = 3  # one item each to train, validate and test on
+NUM_TARGETS = 2  # a user's newest items, to validate and to test on
 
 
 class InteractionData(LightningDataModule):
@@ -98,7 +100,7 @@ class InteractionData(LightningDataModule):
         is_heldout = np.zeros(len(counts), dtype=bool)
         is_heldout[rng.permutation(len(counts))[: int(self.heldout_rate * len(counts))]] = True
         self._users = {"known": np.flatnonzero(~is_heldout), "heldout": np.flatnonzero(is_heldout)}
-        self._segment_user, self._segment_stop, self._segment_length = self._cut_segments()
+        self._samples = self._cut_samples("positions")
 
     @property
     def prepared(self) -> Prepared:
@@ -128,16 +130,17 @@ class InteractionData(LightningDataModule):
         flat = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
         return Sequences(self.sequences.items[flat], offsets)
 
-    def batched(self, batch_size: int, seed: int) -> Self:
-        """Use `batch_size` users per training step, in an order that `seed` and the epoch decide."""
+    def batched(self, batch_size: int, seed: int, *, samples: Samples = "positions") -> Self:
+        """Use `batch_size` samples per training step, in an order that `seed` and the epoch decide."""
         if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1 user, got {batch_size}")
+            raise ValueError(f"batch_size must be at least 1 sample, got {batch_size}")
         self.batch_size, self.seed, self._next_epoch = batch_size, seed, 1
+        self._samples = self._cut_samples(samples)
         return self
 
     def train_dataloader(self) -> BatchLoader:
         """One pass over all training positions, shuffled by (seed, epoch)."""
-        num_batches = -(-len(self._segment_user) // self.batch_size)
+        num_batches = -(-len(self._samples.user) // self.batch_size)
         return BatchLoader(self._epoch, self._train_batch, num_batches, self._finish_epoch)
 
     def val_dataloader(self) -> BatchLoader:
@@ -201,25 +204,18 @@ class InteractionData(LightningDataModule):
         """Go on with the epoch after the saved one."""
         self._next_epoch = state_dict["next_epoch"]
 
-    def _cut_segments(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """Cut each training sequence, from its end, into windows; every item but the first is a target once.
-
-        Returns user, flat position of the window's last item, and number of inputs before it, at most
-        `max_len`.
-        """
+    def _cut_samples(self, samples: Samples) -> TrainSamples:
+        """Cut the known users' training items."""
         users = self._users["known"]
-        num_targets = np.maximum(self.sequences.lengths[users] - MIN_LENGTH, 0)
-        num_windows = -(-num_targets // self.max_len)
-        owner = np.repeat(users, num_windows)
-        nth = np.arange(len(owner)) - np.repeat(np.cumsum(num_windows) - num_windows, num_windows)
-        stop = self.sequences.offsets[owner + 1] - MIN_LENGTH - nth * self.max_len
-        return owner, stop, np.minimum(stop - self.sequences.offsets[owner], self.max_len)
+        starts, stops = self.sequences.offsets[users], self.sequences.offsets[users + 1] - NUM_TARGETS
+        cut = prefixes if samples == "prefixes" else windows
+        return cut(users, starts, stops, max_len=self.max_len)
 
     def _epoch(self) -> list[NDArray[np.int64]]:
         """Batches of the next epoch: shuffle, bring equal lengths together, cut, shuffle the batches."""
         rng = np.random.default_rng([self.seed, self._next_epoch])
-        order = rng.permutation(len(self._segment_length))
-        order = order[np.argsort(self._segment_length[order], kind="stable")]
+        order = rng.permutation(len(self._samples.length))
+        order = order[np.argsort(self._samples.length[order], kind="stable")]
         batches = [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
         return [batches[i] for i in rng.permutation(len(batches))]
 
@@ -227,9 +223,9 @@ class InteractionData(LightningDataModule):
         self._next_epoch += 1  # not when a pass begins: on resume Lightning begins one and throws it away
 
     def _train_batch(self, rows: NDArray[np.int64]) -> SequenceBatch:
-        stops, lengths = self._segment_stop[rows], self._segment_length[rows]
+        stops, lengths = self._samples.stop[rows], self._samples.length[rows]
         return SequenceBatch(
-            users=torch.from_numpy(self._segment_user[rows]),
+            users=torch.from_numpy(self._samples.user[rows]),
             history=torch.from_numpy(self.sequences.windows(stops, lengths)),
             target=torch.from_numpy(self.sequences.items[stops]),
             times=self._window_times(stops, lengths),

@@ -14,6 +14,7 @@ import torch
 from lightning import LightningModule
 from torch.optim.lr_scheduler import LambdaLR
 
+from recbench.data.samples import Samples  # noqa: TC001 - the command line reads the annotation
 from recbench.errors import DivergedError
 from recbench.nn.ranking import RankMetrics, TargetRanks, rank_by_counting
 
@@ -62,7 +63,9 @@ class Recipe:
     Args:
         lr: peak learning rate of AdamW.
         weight_decay: decoupled weight decay.
-        batch_size: users per step.
+        batch_size: samples per step.
+        samples: what one is: a user's window, of which every position learns its next item, or each prefix of
+            a history on its own, which learns the item after it.
         max_epochs: epochs at most; a decaying schedule reaches its end there.
         patience: validations without a better NDCG@10 before training stops.
         validate_every: epochs between validations.
@@ -74,6 +77,7 @@ class Recipe:
     lr: float = 1e-3
     weight_decay: float = 0.0
     batch_size: int = 256
+    samples: Samples = "positions"
     max_epochs: int = 100
     patience: int = 10
     validate_every: int = 1

@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import nn
 
-from recbench.models.base import DotScorer, Paper, Recipe, at_least
+from recbench.models.base import Paper, Recipe, at_least
+from recbench.models.causal import CausalScorer
 from recbench.nn.dropout import Dropout, check_rate
-from recbench.nn.losses import FullSoftmax, Loss
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from recbench.data.batch import SequenceBatch
     from recbench.data.catalog import Catalog
+    from recbench.nn.losses import Loss
 
 
-class GRU4Rec(DotScorer):
+class GRU4Rec(CausalScorer):
     """Gated recurrent units over the history (Hidasi et al., ICLR 2016).
 
     Args:
@@ -55,13 +55,12 @@ class GRU4Rec(DotScorer):
         loss: Loss | None = None,
         recipe: Recipe = Recipe(),
     ) -> None:
-        super().__init__(recipe)
+        super().__init__(loss=loss, recipe=recipe)
         at_least(1, dim=dim, hidden=hidden, num_layers=num_layers)
         check_rate(dropout)
         check_rate(embedding_dropout)
         self.dim, self.hidden, self.num_layers = dim, hidden, num_layers
         self.dropout, self.embedding_dropout = dropout, embedding_dropout
-        self.criterion = loss or FullSoftmax()
 
     def build(self, catalog: Catalog) -> None:
         """Item table, recurrent layers, and the map from state to item space."""
@@ -101,17 +100,3 @@ class GRU4Rec(DotScorer):
         states = states.gather(1, to_right.expand_as(states)) * (steps >= pad)[..., None]
         out: Tensor = self.project(self.output_dropout(states))
         return out
-
-    def loss(self, batch: SequenceBatch) -> Tensor:
-        """Every real position predicts its next item."""
-        real = batch.history != 0
-        hidden = self.hidden_states(batch.history)
-        return self.criterion(hidden[real], batch.next_items()[real], self.items.weight)
-
-    def encode(self, batch: SequenceBatch) -> Tensor:
-        """The state after the newest item."""
-        return self.hidden_states(batch.history)[:, -1]
-
-    def item_vectors(self) -> Tensor:
-        """The item table, shared by input and output."""
-        return self.items.weight

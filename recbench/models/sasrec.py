@@ -17,19 +17,19 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from torch import nn
 
-from recbench.models.base import DotScorer, Paper, Recipe, at_least
+from recbench.models.base import Paper, Recipe, at_least
+from recbench.models.causal import CausalScorer, initialise
 from recbench.nn.attention import TransformerBlock, causal_mask, check_heads
 from recbench.nn.dropout import Dropout, check_rate
-from recbench.nn.losses import FullSoftmax, Loss
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from recbench.data.batch import SequenceBatch
     from recbench.data.catalog import Catalog
+    from recbench.nn.losses import Loss
 
 
-class SASRec(DotScorer):
+class SASRec(CausalScorer):
     """Self-attention over the history (Kang & McAuley, ICDM 2018).
 
     Args:
@@ -66,7 +66,7 @@ class SASRec(DotScorer):
         loss: Loss | None = None,
         recipe: Recipe = Recipe(),
     ) -> None:
-        super().__init__(recipe)
+        super().__init__(loss=loss, recipe=recipe)
         at_least(1, dim=dim, num_layers=num_layers, num_heads=num_heads, hidden=hidden, max_len=max_len)
         check_heads(dim, num_heads)
         check_rate(dropout)
@@ -76,7 +76,6 @@ class SASRec(DotScorer):
         self.max_len = max_len
         self.positions = positions
         self.normalise_input = normalise_input
-        self.criterion = loss or FullSoftmax()
 
     def build(self, catalog: Catalog) -> None:
         """Item and position tables, blocks, final norm."""
@@ -96,20 +95,25 @@ class SASRec(DotScorer):
             for _ in range(self.num_layers)
         )
         self.output_norm = nn.LayerNorm(self.dim)
-        self.apply(_initialise)
-        with torch.no_grad():
-            self.items.weight[0].zero_()
+        self.apply(initialise)
 
     def hidden_states(self, history: Tensor) -> Tensor:
-        """(B, L) items -> (B, L, D) states, each of which has seen the items up to its own."""
+        """(B, L) items -> (B, L', D) states of the newest `max_len` items."""
+        return self._encode(history, newest_only=False)
+
+    def newest_state(self, history: Tensor) -> Tensor:
+        """(B, L) items -> (B, D); the last block asks for one position only."""
+        return self._encode(history, newest_only=True)[:, -1]
+
+    def _encode(self, history: Tensor, *, newest_only: bool) -> Tensor:
         history = history[:, -self.max_len :]
         x = self.items(history)
         if self.places is not None:
             x = x + self.places(self._places(history))
         x = self.input_dropout(self.input_norm(x))
         mask = causal_mask(history)
-        for block in self.blocks:
-            x = block(x, mask)
+        for number, block in enumerate(self.blocks, start=1):
+            x = block(x, mask, newest_only=newest_only and number == self.num_layers)
         out: Tensor = self.output_norm(x)
         return out
 
@@ -119,26 +123,3 @@ class SASRec(DotScorer):
             return ((history != 0).cumsum(1) - 1).clamp_min(0)
         length = history.shape[1]
         return (length - 1 - torch.arange(length, device=history.device)).expand_as(history)
-
-    def loss(self, batch: SequenceBatch) -> Tensor:
-        """Every real position predicts its next item."""
-        hidden = self.hidden_states(batch.history)
-        real = batch.history[:, -self.max_len :] != 0
-        target = batch.next_items()[:, -self.max_len :]
-        return self.criterion(hidden[real], target[real], self.items.weight)
-
-    def encode(self, batch: SequenceBatch) -> Tensor:
-        """The state of the newest position."""
-        return self.hidden_states(batch.history)[:, -1]
-
-    def item_vectors(self) -> Tensor:
-        """The item table, shared by input and output."""
-        return self.items.weight
-
-
-def _initialise(module: nn.Module) -> None:
-    """Normal(0, 0.02), as BERT and every later re-implementation of SASRec; linear biases at zero."""
-    if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=0.02)
-    if isinstance(module, nn.Linear):
-        nn.init.zeros_(module.bias)

@@ -1,0 +1,79 @@
+"""CausalScorer: what encoders of the history share, whatever they are made of.
+
+B users, L history, D width, N items, P samples.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from recbench.models.base import DotScorer, Recipe
+from recbench.nn.losses import FullSoftmax, Loss
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from recbench.data.batch import SequenceBatch
+
+
+class CausalScorer(DotScorer):
+    """A state per position of the history, which has seen the items up to its own, meets the item table.
+
+    Where the recipe's samples are positions, every real position of a window learns its next item at once.
+    Where they are prefixes, a batch holds histories cut at every place, and only the newest state of each
+    learns: the one way to train an encoder that mixes positions both ways (a Fourier filter), and what makes
+    places that count back from the newest item mean the same in training as in a request.
+
+    Subclasses set `items` in `build`, an embedding whose row 0 is padding.
+
+    Args:
+        loss: how states are pulled towards their next items; softmax over the catalogue when None.
+        recipe: how it is trained.
+    """
+
+    items: nn.Embedding
+
+    def __init__(self, *, loss: Loss | None, recipe: Recipe) -> None:
+        super().__init__(recipe)
+        self.criterion = loss or FullSoftmax()
+
+    @abstractmethod
+    def hidden_states(self, history: Tensor) -> Tensor:
+        """(B, L) items -> (B, L', D) states, L' at most L: the newest ones, right-aligned."""
+
+    def newest_state(self, history: Tensor) -> Tensor:
+        """(B, L) items -> (B, D): the last of `hidden_states`; override where it comes cheaper alone."""
+        return self.hidden_states(history)[:, -1]
+
+    def loss(self, batch: SequenceBatch) -> Tensor:
+        """Every sample learns the item that comes next."""
+        if self.recipe.samples == "prefixes":
+            return self.criterion(self.newest_state(batch.history), batch.target, self.items.weight)
+        hidden = self.hidden_states(batch.history)
+        length = hidden.shape[1]
+        real = batch.history[:, -length:] != 0
+        target = batch.next_items()[:, -length:]
+        return self.criterion(hidden[real], target[real], self.items.weight)
+
+    def encode(self, batch: SequenceBatch) -> Tensor:
+        """The state after the newest item."""
+        return self.newest_state(batch.history)
+
+    def item_vectors(self) -> Tensor:
+        """The item table, shared by input and output."""
+        return self.items.weight
+
+
+def initialise(module: nn.Module) -> None:
+    """Normal(0, 0.02), as BERT and its heirs; linear biases and padding rows at zero; for `Module.apply`."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)
+    if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+        with torch.no_grad():
+            module.weight[module.padding_idx].zero_()
