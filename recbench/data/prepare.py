@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 import polars as pl
 from pydantic import ValidationError
 
-from recbench.data import raw, sources
+from recbench.data import raw
 from recbench.data.prepared import FORMAT, Card, Prepared, assemble, describe
 from recbench.data.public import DATA_SETS
+from recbench.data.sources import s3rec
 from recbench.errors import DataError, UsageError
 from recbench.results import write_atomic
 
@@ -80,10 +81,10 @@ def prepare(name: str, *, index_seed: int = 0) -> Prepared:
     path = own_file(name)
     if path is not None:
         return assemble(
-            own_name(path), f"sequence file {path.name}", sources.own(path), index_seed=index_seed
+            own_name(path), f"sequence file {path.name}", s3rec.read_own(path), index_seed=index_seed
         )
     data_set = public_data_set(name)
-    prepared = assemble(name, data_set.about, sources.s3rec(data_set), index_seed=index_seed)
+    prepared = assemble(name, data_set.about, s3rec.read(data_set), index_seed=index_seed)
     check_golden(prepared.card, data_set.golden)
     _write(prepared, _folder(name, index_seed))
     return prepared
@@ -164,7 +165,7 @@ def _read(folder: Path, data_set: DataSet) -> Prepared:
         DataError: it is damaged, or made from other files than those that are here.
     """
     card = _read_card(folder / "card.json")
-    here = sources.local_digests(data_set)
+    here = s3rec.local_digests(data_set)
     changed = sorted(file for file, digest in here.items() if card.sources.get(file) != digest)
     if changed:
         raise DataError(f"{folder}: {changed[0]} is new or has changed")

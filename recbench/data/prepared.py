@@ -19,7 +19,7 @@ from recbench.data.fingerprint import fingerprint, shuffled_order
 from recbench.errors import UsageError
 
 if TYPE_CHECKING:
-    from recbench.data.sources import Source
+    from recbench.data.source import Source
 
 FORMAT = 1  # of the prepared tables; a cache of another format is rebuilt
 
@@ -121,7 +121,9 @@ def assemble(name: str, about: str, source: Source, *, index_seed: int) -> Prepa
             .sort("user")
             .select("user", "query")
         )
-    origin = Origin(name=name, about=about, index_seed=index_seed, clock=source.clock, sources=source.digests)
+    origin = Origin(
+        name=name, about=about, index_seed=index_seed, clock=source.clock, sources=dict(source.digests)
+    )
     return Prepared(name, interactions, items, queries, describe(interactions, items, queries, origin))
 
 

@@ -30,7 +30,7 @@ import polars as pl
 
 from recbench.data import town as places
 from recbench.data.prepared import Prepared, assemble, item_indices
-from recbench.data.sources import Source
+from recbench.data.source import Source
 from recbench.errors import UsageError
 
 if TYPE_CHECKING:

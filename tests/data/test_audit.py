@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import polars as pl
 import pytest
 
-from recbench.data import audit, prepare, sources
+from recbench.data import audit, prepare
 from recbench.data.certificate import Certificate, certificate
 from recbench.data.prepared import Origin, Prepared, assemble, describe
-from recbench.data.sources import Clock, Source
+from recbench.data.source import Clock, Source, bare_items
 from recbench.errors import DataError
 
 from .conftest import TINY
@@ -58,7 +58,7 @@ def test_leak_by_numbering_is_a_fault_and_chance_is_not() -> None:
         (user, item, pos) for user, items in enumerate(first_appearance) for pos, item in enumerate(items)
     ]
     frame = pl.DataFrame(rows, schema={"user": pl.Int32, "item": pl.Int32, "pos": pl.Int32}, orient="row")
-    source = Source(frame, sources.bare_items(frame), "none", {})
+    source = Source(frame, bare_items(frame), "none", {})
     shuffled = certificate(assemble("hand", "", source, index_seed=0), frame)
     assert shuffled.raw_leak_hr10 == 1.0
     assert shuffled.leak_hr10 < 0.01

@@ -14,11 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recbench.data import prepare, public, raw, sequence_file, sources
+from recbench.data import prepare, public, raw, sequence_file
 from recbench.data.fingerprint import fingerprint, shuffled_order
 from recbench.data.prepared import Prepared, assemble, item_indices, user_indices
 from recbench.data.public import DataSet, Golden
-from recbench.data.sources import Source
+from recbench.data.source import Source, bare_items
+from recbench.data.sources import s3rec
 from recbench.errors import DataError
 
 from .conftest import TINY
@@ -39,7 +40,7 @@ def _source(users: dict[int, list[int]]) -> Source:
     rows = [(user, item, pos) for user, items in users.items() for pos, item in enumerate(items)]
     schema = {"user": pl.Int32, "item": pl.Int32, "pos": pl.Int32}
     frame = pl.DataFrame(rows, schema=schema, orient="row")
-    return Source(frame, sources.bare_items(frame), "none", {})
+    return Source(frame, bare_items(frame), "none", {})
 
 
 @settings(deadline=None)
@@ -112,7 +113,7 @@ def test_card_of_a_file_counted_by_hand(tiny: DataSet) -> None:
 
 def test_second_load_reads_the_cache(tiny: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:
     first = prepare.load(tiny.name)
-    monkeypatch.setattr(sources, "s3rec", lambda _: pytest.fail("prepared again"))
+    monkeypatch.setattr(s3rec, "read", lambda _: pytest.fail("prepared again"))
     second = prepare.load(tiny.name)
     assert second.card == first.card
     assert second.interactions.equals(first.interactions)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import polars as pl
 import pytest
 
-from recbench.data import sequence_file, sources
+from recbench.data import sequence_file
+from recbench.data.sources import s3rec
 from recbench.errors import DataError
 
 from .conftest import TINY
@@ -33,7 +34,7 @@ def _items(**columns: list[object]) -> pl.DataFrame:
 def test_titles_tags_and_text(tiny: DataSet, folder: Path) -> None:
     titles = ["Saw", " A\nhammer ", "Top  toy", "Thing", "Nail 🔨"]
     _items(title=titles, keywords=["k"] * 5).write_parquet(folder / "items.parquet")
-    items = sources.s3rec(tiny).items
+    items = s3rec.read(tiny).items
     assert items.columns == ["item", "raw_id", "title", "tags", "text"]
     assert items["title"].to_list() == ["Saw", "A hammer", "Top toy", "Thing", "Nail 🔨"]
     assert items["tags"].to_list() == [["Acme", "Tools", "Saws"], ["Tools"], ["Toys"], [], ["Tools"]]
@@ -48,7 +49,7 @@ def test_titles_tags_and_text(tiny: DataSet, folder: Path) -> None:
 
 def test_without_titles_keywords_enter_the_text_and_no_title_is_claimed(tiny: DataSet, folder: Path) -> None:
     _items(keywords=["saw", "hammer", "top", "", "nail"]).write_parquet(folder / "items.parquet")
-    items = sources.s3rec(tiny).items
+    items = s3rec.read(tiny).items
     assert items.columns == ["item", "raw_id", "tags", "text"]
     assert items["text"].to_list() == [
         "saw. Acme, Tools, Saws",
@@ -61,7 +62,7 @@ def test_without_titles_keywords_enter_the_text_and_no_title_is_claimed(tiny: Da
 
 def test_without_tables_tags_are_attribute_numbers(tiny: DataSet, folder: Path) -> None:
     (folder / "Tiny.json").write_text(json.dumps({"2": [7, 9, 7], "1": [3]}))
-    items = sources.s3rec(tiny).items
+    items = s3rec.read(tiny).items
     assert items.columns == ["item", "raw_id", "tags"]
     assert items["tags"].to_list() == [["attribute 3"], ["attribute 7", "attribute 9"], None, None, None]
 
@@ -79,7 +80,7 @@ def test_without_tables_tags_are_attribute_numbers(tiny: DataSet, folder: Path) 
 def test_broken_attributes_are_refused(content: str, says: str, tiny: DataSet, folder: Path) -> None:
     (folder / "Tiny.json").write_text(content)
     with pytest.raises(DataError) as caught:
-        sources.s3rec(tiny)
+        s3rec.read(tiny)
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -90,7 +91,7 @@ def _times() -> pl.DataFrame:
 
 def test_times_are_joined_to_their_interactions(tiny: DataSet, folder: Path) -> None:
     _times().sample(fraction=1, shuffle=True, seed=1).write_parquet(folder / "interactions.parquet")
-    source = sources.s3rec(tiny)
+    source = s3rec.read(tiny)
     assert source.clock == "relative"
     assert source.interactions["time"].to_list() == [
         86_400 * pos for pos in source.interactions["pos"].to_list()
@@ -99,7 +100,7 @@ def test_times_are_joined_to_their_interactions(tiny: DataSet, folder: Path) -> 
 
 def test_interaction_table_without_times_changes_nothing(tiny: DataSet, folder: Path) -> None:
     _times().drop("rel_time_s").write_parquet(folder / "interactions.parquet")
-    source = sources.s3rec(tiny)
+    source = s3rec.read(tiny)
     assert source.clock == "none"
     assert source.interactions.columns == ["user", "item", "pos"]
 
@@ -107,23 +108,23 @@ def test_interaction_table_without_times_changes_nothing(tiny: DataSet, folder: 
 def test_times_of_other_interactions_are_refused(tiny: DataSet, folder: Path) -> None:
     _times().with_columns(item=pl.col("item").reverse()).write_parquet(folder / "interactions.parquet")
     with pytest.raises(DataError, match=r"interactions.parquet: its 11 rows are not the 11 interactions"):
-        sources.s3rec(tiny)
+        s3rec.read(tiny)
 
 
 def test_table_of_other_items_is_refused(tiny: DataSet, folder: Path) -> None:
     _items(title=["t"] * 5).head(4).write_parquet(folder / "items.parquet")
     with pytest.raises(DataError, match=r"items.parquet: describes 4 items, and not the 5 items"):
-        sources.s3rec(tiny)
+        s3rec.read(tiny)
 
 
 def test_table_without_its_columns_is_refused_in_one_line(tiny: DataSet, folder: Path) -> None:
     _items(title=["t"] * 5).drop("raw_id").write_parquet(folder / "items.parquet")
     with pytest.raises(DataError, match=r"items.parquet: cannot be used .*raw_id") as caught:
-        sources.s3rec(tiny)
+        s3rec.read(tiny)
     assert "\n" not in str(caught.value)
 
 
 def test_table_that_is_no_parquet_is_refused(tiny: DataSet, folder: Path) -> None:
     (folder / "items.parquet").write_bytes(b"PAR1 no more")
     with pytest.raises(DataError, match=r"items.parquet: cannot be used .*; fetch it again or remove it"):
-        sources.s3rec(tiny)
+        s3rec.read(tiny)

@@ -1,7 +1,6 @@
-"""One function per kind of raw source; each returns interactions and items under the source's own ids.
+"""The sequence files of S3-Rec (Zhou et al., CIKM 2020), which P5, POD, CoSeRec and most later work use.
 
-The public data sets are the sequence files of S3-Rec (Zhou et al., CIKM 2020), which P5, POD, CoSeRec and
-most later work use. Item text, tags and times come from parquet tables beside the sequence file where the
+Item text, tags and times come from parquet tables beside the sequence file where the
 user has them: `items.parquet` (item, raw_id, title, attribute_names, keywords) and `interactions.parquet`
 (user, item, pos, rel_time_s). Without `items.parquet`, tags are the anonymous attribute ids of
 `<Name>_item2attributes.json`.
@@ -12,11 +11,12 @@ from __future__ import annotations
 import io
 import json
 import logging
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING
 
 import polars as pl
 
 from recbench.data import raw, sequence_file
+from recbench.data.source import Source, bare_items
 from recbench.errors import DataError
 
 if TYPE_CHECKING:
@@ -25,33 +25,13 @@ if TYPE_CHECKING:
 
     from recbench.data.public import DataSet
     from recbench.data.raw import RawFile
+    from recbench.data.source import Clock
 
 _log = logging.getLogger(__name__)
 _NAMELESS = ["", "Unknown"]  # what the tables call an empty brand
 
-# what `time` counts from: 1970, the user's first interaction; or there are no times
-Clock = Literal["unix", "relative", "none"]
 
-
-class Source(NamedTuple):
-    """What was read.
-
-    Args:
-        interactions: raw ids `user` and `item`, `pos` and, where known, `time` in seconds.
-        items: `item`, `raw_id` (str) and, where known, `title`, `tags`, `text`, `latitude`, `longitude`.
-        clock: what `time` counts from.
-        digests: file name -> sha256 of its uncompressed content, for every file that was read.
-        queries: `user` and `query`, what the user asked for when choosing the last item; None where unknown.
-    """
-
-    interactions: pl.DataFrame
-    items: pl.DataFrame
-    clock: Clock
-    digests: dict[str, str]
-    queries: pl.DataFrame | None = None
-
-
-def s3rec(data_set: DataSet) -> Source:
+def read(data_set: DataSet) -> Source:
     """Read a public data set, downloading what is not here.
 
     Raises:
@@ -79,7 +59,7 @@ def s3rec(data_set: DataSet) -> Source:
     return Source(interactions, items, clock, digests)
 
 
-def own(path: Path) -> Source:
+def read_own(path: Path) -> Source:
     """Read a sequence file of the user's.
 
     Raises:
@@ -97,13 +77,6 @@ def local_digests(data_set: DataSet) -> dict[str, str]:
         return {}
     found = (file, _beside(file.path, "interactions.parquet"), _beside(file.path, "items.parquet"))
     return {each.path.name.removesuffix(".gz"): each.sha256 for each in found if each is not None}
-
-
-def bare_items(interactions: pl.DataFrame) -> pl.DataFrame:
-    """Items of which nothing but the id is known."""
-    return interactions.select(pl.col("item").unique().sort()).with_columns(
-        raw_id=pl.col("item").cast(pl.String)
-    )
 
 
 def described_items(interactions: pl.DataFrame, table: raw.Raw) -> pl.DataFrame:
