@@ -1,6 +1,6 @@
 """SequenceBatch: the one shape in which models see users.
 
-B users, L history length. Item 0 is padding; real items are 1..N.
+B users, L history length, N items. Item 0 is padding; real items are 1..N.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ class SequenceBatch:
         times: (B, L) unix seconds of the history (0 at padding), None where the data set has no times.
         query: what each user asked for in words, None where the data set has no queries.
         seen: (B, S) items that must not be recommended, 0-padded; None where repeats are legal.
+        allowed: (B, N + 1) whether each item is near enough to be recommended, column 0 never; None where
+            distance does not matter.
     """
 
     users: Tensor
@@ -36,6 +38,7 @@ class SequenceBatch:
     times: Tensor | None = None
     query: list[str] | None = None
     seen: Tensor | None = None
+    allowed: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.users)
@@ -56,7 +59,8 @@ class SequenceBatch:
     def lagged(self, num_items: int) -> SequenceBatch:
         """What a cloud saw `num_items` interactions ago: the newest items are gone, the target stays.
 
-        `seen` stays too: what must not be recommended is decided by the device, which knows everything.
+        `seen` and `allowed` stay too: what must not be recommended is decided by the device, which knows
+        everything.
 
         Raises:
             ValueError: `num_items` is negative.

@@ -1,25 +1,27 @@
-"""InteractionData: one data set under the leave-one-out protocol, as batches.
+"""InteractionData: one data set under one protocol, as batches.
 
-U users, B users of a batch, L history, S seen items. A user's items s_1..s_n: the last is the test target,
-the one before the validation target, the rest is trained on. Batches are cut from users sorted by length, so
-almost nothing is padded, and come as whole `SequenceBatch` objects gathered from two flat arrays: there is no
-per-user Python in the loop.
+U users, B users of a batch, N items, L history, S seen items. What is trained on and what is to be found is
+cut in `splits`; which items are candidates is decided by what was seen and, for places, by distance. Batches
+are cut from users sorted by length, so almost nothing is padded, and come as whole `SequenceBatch` objects
+gathered from two flat arrays: there is no per-user Python in the loop.
 """
 
 from __future__ import annotations
 
 from contextlib import contextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import torch
 from lightning import LightningDataModule
 
-from recbench.data import prepare
+from recbench.data import prepare, reach, splits
 from recbench.data.batch import SequenceBatch
 from recbench.data.catalog import Catalog
 from recbench.data.samples import prefixes, windows
 from recbench.data.sequences import BatchLoader, Sequences
+from recbench.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,11 +35,11 @@ __all__ = ["BatchLoader", "InteractionData", "Sequences", "Split", "Users"]
 
 Split = Literal["validation", "test"]
 Users = Literal["known", "heldout"]
-NUM_TARGETS = 2  # a user's newest items, to validate and to test on
+DEFAULT_SHARE = 0.1  # of the interactions, for validation and for test when time cuts them
 
 
 class InteractionData(LightningDataModule):
-    """One data set, split leave-one-out by time, served as `SequenceBatch`es.
+    """One data set, split and served as `SequenceBatch`es.
 
     Args:
         name: a data set (`recbench data list`) or the path of a sequence file.
@@ -46,6 +48,11 @@ class InteractionData(LightningDataModule):
         heldout_rate: share of users that never train nor validate and are scored apart.
         index_seed: shuffles the item indices; the order of ids in public files gives the targets away.
         eval_batch_size: users per evaluation batch.
+        split: the last two items of every user are the targets, or two moments cut all histories alike.
+        validation_share: of the interactions, between the two moments of `global_time`.
+        test_share: of the interactions, after the later moment of `global_time`.
+        reach_km: only places so near are candidates; 0 for all items.
+        reach_from: near the last check-in before the target, or near the target itself.
     """
 
     def __init__(
@@ -57,6 +64,11 @@ class InteractionData(LightningDataModule):
         heldout_rate: float = 0.0,
         index_seed: int = 0,
         eval_batch_size: int = 1024,
+        split: splits.Rule = "leave_one_out",
+        validation_share: float = DEFAULT_SHARE,
+        test_share: float = DEFAULT_SHARE,
+        reach_km: float = 0.0,
+        reach_from: Literal["last", "target"] = "last",
     ) -> None:
         super().__init__()
         if max_len < 1:
@@ -67,7 +79,17 @@ class InteractionData(LightningDataModule):
             )
         if eval_batch_size < 1:
             raise ValueError(f"eval_batch_size must be at least 1 user, got {eval_batch_size}")
+        if not (validation_share > 0 and test_share > 0 and validation_share + test_share < 1):
+            raise ValueError(
+                "validation_share and test_share must be above 0 and leave something to train on, got "
+                f"{validation_share} and {test_share}"
+            )
+        if not 0 <= reach_km < float("inf"):
+            raise ValueError(f"reach_km must be 0 for no limit or a distance in km, got {reach_km}")
         self.name, self.max_len, self.mask_seen = name, max_len, mask_seen
+        self.split: splits.Rule = split
+        self.validation_share, self.test_share = validation_share, test_share
+        self.reach_km, self.reach_from = reach_km, reach_from
         self.heldout_rate, self.index_seed = heldout_rate, index_seed
         self.eval_batch_size = eval_batch_size
         self.batch_size = 256
@@ -85,7 +107,11 @@ class InteractionData(LightningDataModule):
         return data
 
     def setup(self, stage: str) -> None:  # noqa: ARG002 - Lightning's signature
-        """Load the prepared data, once."""
+        """Load the prepared data, once.
+
+        Raises:
+            DataError: the data lacks what the protocol needs: absolute times, or coordinates.
+        """
         if hasattr(self, "sequences"):
             return
         if self._prepared is None:
@@ -100,6 +126,8 @@ class InteractionData(LightningDataModule):
         is_heldout = np.zeros(len(counts), dtype=bool)
         is_heldout[rng.permutation(len(counts))[: int(self.heldout_rate * len(counts))]] = True
         self._users = {"known": np.flatnonzero(~is_heldout), "heldout": np.flatnonzero(is_heldout)}
+        self._splits = self._cut()
+        self._places = self._unit_vectors() if self.reach_km else None
         self._samples = self._cut_samples("positions")
 
     @property
@@ -109,23 +137,52 @@ class InteractionData(LightningDataModule):
         assert self._prepared is not None
         return self._prepared
 
-    @property
+    @cached_property
     def catalog(self) -> Catalog:
         """Sizes, item features and training popularity."""
         prepared = self.prepared
         popularity = np.bincount(self.train_sequences().items, minlength=prepared.card.num_items + 1)
         return Catalog(prepared.card.num_users, prepared.card.num_items, prepared.items, popularity)
 
+    @property
+    def protocol(self) -> str:
+        """What the records call the rules of split and candidates: `loo-full`, `time-5km-target`, ..."""
+        parts = ["loo" if self.split == "leave_one_out" else "time"]
+        if self.reach_km:
+            parts += [f"{self.reach_km:g}km", *(["target"] if self.reach_from == "target" else [])]
+        else:
+            parts.append("full")
+        shares = self.validation_share, self.test_share
+        if self.split == "global_time" and shares != (DEFAULT_SHARE, DEFAULT_SHARE):
+            parts.append("-".join(f"{share:g}" for share in shares))
+        return "-".join(parts)
+
+    def notes(self) -> tuple[str, ...]:
+        """What the protocol id does not say: where time cuts, and how many users are not evaluated."""
+        self.setup("fit")
+        found = [self._splits.note] if self._splits.note else []
+        for split in ("validation", "test"):
+            total, num_targets = len(self._users["known"]), len(self.evaluated(split))
+            if num_targets < total:
+                missing = f"{total - num_targets:,} of {total:,} users"
+                found.append(f"{missing} have no {split} target and are not evaluated")
+        return tuple(found)
+
     def users(self, which: Users) -> NDArray[np.int64]:
         """Indices of the users that train (`known`) or never do (`heldout`)."""
         self.setup("fit")
         return self._users[which]
 
+    def evaluated(self, split: Split, users: Users = "known") -> NDArray[np.int64]:
+        """Indices of the users that have a target in `split`."""
+        chosen = self.users(users)
+        return chosen[self._targets_of(split)[chosen] >= 0]
+
     def train_sequences(self) -> Sequences:
-        """What may be learnt from: the known users' items without their last two, user by user."""
+        """What may be learnt from: the known users' items before validation begins, user by user."""
         users = self.users("known")
         starts = self.sequences.offsets[users]
-        lengths = self.sequences.lengths[users] - 2
+        lengths = self._splits.train_stop[users] - starts
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         flat = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
         return Sequences(self.sequences.items[flat], offsets)
@@ -144,27 +201,30 @@ class InteractionData(LightningDataModule):
         return BatchLoader(self._epoch, self._train_batch, num_batches, self._finish_epoch)
 
     def val_dataloader(self) -> BatchLoader:
-        """The second last item of every known user, after everything before it."""
+        """The validation target of every known user that has one, after everything before it."""
         return self.targets("validation")
 
     def test_dataloader(self) -> BatchLoader:
-        """The last item of every known user, after everything before it."""
+        """The test target of every known user that has one, after everything before it."""
         return self.targets("test")
 
     def targets(self, split: Split, users: Users = "known") -> BatchLoader:
-        """Histories and targets of `split`, each user once, longest batches last.
+        """Histories and targets of `split`, each user with a target once, longest batches last.
 
         Raises:
             RuntimeError: the test targets are asked for while a method trains.
         """
         if split == "test":
             self._refuse_while_training()
-        lengths = self.sequences.lengths
-        chosen = self.users(users)
-        chosen = chosen[np.argsort(lengths[chosen], kind="stable")]
+        chosen, positions = self.evaluated(split, users), self._targets_of(split)
+        lengths = positions[chosen] - self.sequences.offsets[chosen]
+        chosen = chosen[np.argsort(lengths, kind="stable")]
         batches = [chosen[i : i + self.eval_batch_size] for i in range(0, len(chosen), self.eval_batch_size)]
-        back = 2 if split == "validation" else 1
-        return BatchLoader(lambda: batches, lambda rows: self.request(rows, back=back), len(batches))
+
+        def collate(rows: NDArray[np.int64]) -> SequenceBatch:
+            return self._before(positions[rows], rows, with_query=split == "test")
+
+        return BatchLoader(lambda: batches, collate, len(batches))
 
     @contextmanager
     def training(self) -> Iterator[None]:
@@ -176,21 +236,46 @@ class InteractionData(LightningDataModule):
             self._is_training = False
 
     def request(self, users: NDArray[np.int64], *, back: int = 1) -> SequenceBatch:
-        """The moment before each user's `back`-th item from the end, which is the target; `back` 0 is now."""
-        if back < 2:
-            self._refuse_while_training()
+        """The moment before each user's `back`-th item from the end, which is the target; `back` 0 is now.
+
+        Raises:
+            RuntimeError: this would show a test target while a method trains.
+        """
         stops = self.sequences.offsets[users + 1] - back
+        if (stops >= self._splits.test_start[users]).any():
+            self._refuse_while_training()
+        return self._before(stops, users, is_now=back == 0, with_query=back == 1)
+
+    def _before(
+        self,
+        stops: NDArray[np.int64],
+        users: NDArray[np.int64],
+        *,
+        with_query: bool,
+        is_now: bool = False,
+    ) -> SequenceBatch:
+        """What precedes flat positions `stops`, whose items are the targets unless they lie in the future."""
         lengths = stops - self.sequences.offsets[users]
         shown = np.minimum(lengths, self.max_len)
         seen = self.sequences.windows(stops, lengths) if self.mask_seen else None
+        history = self.sequences.windows(stops, shown)
+        target = np.zeros_like(stops) if is_now else self.sequences.items[stops]
+        centre = history[:, -1] if is_now or self.reach_from == "last" else target
         return SequenceBatch(
             users=torch.from_numpy(users),
-            history=torch.from_numpy(self.sequences.windows(stops, shown)),
-            target=torch.from_numpy(self.sequences.items[stops] if back else np.zeros_like(stops)),
+            history=torch.from_numpy(history),
+            target=torch.from_numpy(target),
             times=self._window_times(stops, shown),
-            query=[self._queries[u] for u in users] if self._queries and back == 1 else None,
+            query=[self._queries[u] for u in users] if self._queries and with_query else None,
             seen=None if seen is None else torch.from_numpy(seen),
+            allowed=None
+            if self._places is None
+            else torch.from_numpy(reach.within(self._places, centre, km=self.reach_km)),
         )
+
+    def _targets_of(self, split: Split) -> NDArray[np.int64]:
+        """(U,) flat positions, -1 for users without a target."""
+        return self._splits.validation if split == "validation" else self._splits.test
 
     def _refuse_while_training(self) -> None:
         if self._is_training:
@@ -204,10 +289,38 @@ class InteractionData(LightningDataModule):
         """Go on with the epoch after the saved one."""
         self._next_epoch = state_dict["next_epoch"]
 
+    def _cut(self) -> splits.Splits:
+        """The positions at which the chosen rule cuts."""
+        if self.split == "leave_one_out":
+            return splits.leave_one_out(self.sequences.offsets)
+        if self._times is None or self.prepared.card.clock != "unix":
+            have = "there are none" if self._times is None else "these count from each user's first item"
+            raise DataError(
+                f"{self.name}: split global_time needs absolute times, and {have}; use leave_one_out"
+            )
+        return splits.global_time(
+            self.sequences.offsets,
+            self._times,
+            validation_share=self.validation_share,
+            test_share=self.test_share,
+        )
+
+    def _unit_vectors(self) -> NDArray[np.float64]:
+        """(N + 1, 3) where the items are."""
+        items = self.prepared.items
+        known = {"latitude", "longitude"} <= set(items.columns)
+        num_missing = items["latitude"].is_null().sum() if known else len(items)
+        if num_missing:
+            raise DataError(
+                f"{self.name}: reach_km needs the place of every item, and {num_missing:,} of {len(items):,} "
+                "have no coordinates; set reach_km to 0"
+            )
+        return reach.unit_vectors(self.catalog.coordinates())
+
     def _cut_samples(self, samples: Samples) -> TrainSamples:
         """Cut the known users' training items."""
         users = self._users["known"]
-        starts, stops = self.sequences.offsets[users], self.sequences.offsets[users + 1] - NUM_TARGETS
+        starts, stops = self.sequences.offsets[users], self._splits.train_stop[users]
         cut = prefixes if samples == "prefixes" else windows
         return cut(users, starts, stops, max_len=self.max_len)
 

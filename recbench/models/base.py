@@ -206,7 +206,7 @@ class Scorer(Recommender):
 
     def target_ranks(self, batch: SequenceBatch) -> TargetRanks:
         """Exact ranks among all items, by counting."""
-        return rank_by_counting(self.score(batch), batch.target, batch.seen)
+        return rank_by_counting(self.score(batch), batch.target, batch.seen, batch.allowed)
 
     def recommend(self, batch: SequenceBatch, k: int) -> Ranking:
         """The best `k` items; item 0 and a score of -inf where fewer may be shown."""
@@ -214,6 +214,8 @@ class Scorer(Recommender):
         scores[:, 0] = -torch.inf
         if batch.seen is not None:
             scores = scores.scatter(1, batch.seen, -torch.inf)
+        if batch.allowed is not None:
+            scores = scores.masked_fill(~batch.allowed, -torch.inf)
         best = scores.topk(min(k, scores.shape[1] - 1), dim=1)
         return Ranking(torch.where(best.values.isneginf(), 0, best.indices), best.values)
 
@@ -249,5 +251,7 @@ class DotScorer(Scorer):
             for start in range(0, len(users), rows):
                 block = slice(start, start + rows)
                 seen = None if batch.seen is None else batch.seen[block]
-                blocks.append(rank_by_counting(users[block] @ table, batch.target[block], seen))
+                allowed = None if batch.allowed is None else batch.allowed[block]
+                scores = users[block] @ table
+                blocks.append(rank_by_counting(scores, batch.target[block], seen, allowed))
         return TargetRanks(*(torch.cat(column) for column in zip(*blocks, strict=True)))

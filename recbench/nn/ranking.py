@@ -29,7 +29,9 @@ class TargetRanks(NamedTuple):
         return Ranks(self.rank.double().cpu().numpy(), self.ties.long().cpu().numpy())
 
 
-def rank_by_counting(scores: Tensor, target: Tensor, seen: Tensor | None = None) -> TargetRanks:
+def rank_by_counting(
+    scores: Tensor, target: Tensor, seen: Tensor | None = None, allowed: Tensor | None = None
+) -> TargetRanks:
     """Rank of each target among all items that may be recommended: the items above it plus half its ties.
 
     Nothing is written into `scores`: what must not count is counted apart and taken off, a gather over S
@@ -40,6 +42,8 @@ def rank_by_counting(scores: Tensor, target: Tensor, seen: Tensor | None = None)
         scores: (B, N + 1), finite.
         target: (B,) items 1..N.
         seen: (B, S) items that must not be recommended, 0-padded; the target itself always may be.
+        allowed: (B, N + 1) the only items that may be recommended; a target that is none of them is not
+            listed. None for all items.
 
     Raises:
         DivergedError: a score is NaN or infinite.
@@ -47,13 +51,24 @@ def rank_by_counting(scores: Tensor, target: Tensor, seen: Tensor | None = None)
     _refuse_non_finite(scores)
     own = scores.gather(1, target[:, None])  # (B, 1)
     flags = torch.empty_like(scores, dtype=torch.float32)  # counts exactly to 2^24, bfloat16 only to 256
-    above = torch.gt(scores, own, out=flags).sum(1)
-    at_least = torch.ge(scores, own, out=flags).sum(1)
+    above = _num_candidates(torch.gt(scores, own, out=flags), allowed)
+    at_least = _num_candidates(torch.ge(scores, own, out=flags), allowed)
     barred, counts = _barred(target, seen)
+    if allowed is not None:
+        counts = counts & allowed.gather(1, barred)  # what is no candidate was not counted
     barred_scores = scores.gather(1, barred)
     above = above - ((barred_scores > own) & counts).sum(1)
     ties = at_least - ((barred_scores >= own) & counts).sum(1) - above
-    return TargetRanks(above + (ties + 1) / 2, ties.long())
+    rank = above + (ties + 1) / 2
+    if allowed is not None:
+        is_listed = allowed.gather(1, target[:, None])[:, 0]
+        rank, ties = torch.where(is_listed, rank, torch.inf), torch.where(is_listed, ties, 1)
+    return TargetRanks(rank, ties.long())
+
+
+def _num_candidates(flags: Tensor, allowed: Tensor | None) -> Tensor:
+    """(B,) flags set among the `allowed` items; overwrites the flags."""
+    return (flags if allowed is None else flags.mul_(allowed)).sum(1)
 
 
 def _barred(target: Tensor, seen: Tensor | None) -> tuple[Tensor, Tensor]:
