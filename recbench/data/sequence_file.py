@@ -127,15 +127,13 @@ def _fault(text: str, line: int) -> str:
         return "carriage return inside the line, as old Mac files have; end lines with a line feed"
     for separator, name in _SEPARATORS.items():
         if separator in text:
-            return f"{_shown(text)} has {name} in it; separate ids by one space"
+            return f"{shown(text)} has {name} in it; separate ids by one space"
     tokens = text.split(" ")
     if line == 1 and all(re.fullmatch(r"[^\W\d]\S*", token) for token in tokens):
-        return f"{_shown(text)} is a header; remove it, the file holds ids only"
+        return f"{shown(text)} is a header; remove it, the file holds ids only"
     for token in tokens:
         if not re.fullmatch(r"[1-9][0-9]{0,9}", token) or int(token) > _MAX_ID:
-            return next(fault for form, fault in _ID_FAULTS if re.fullmatch(form, token)).format(
-                _shown(token)
-            )
+            return next(fault for form, fault in _ID_FAULTS if re.fullmatch(form, token)).format(shown(token))
     num_items = "1 item" if len(tokens) == 2 else f"{len(tokens) - 1} items"
     return (
         f"user {tokens[0]} has {num_items}, fewer than the {MIN_ITEMS} that training, validation and test "
@@ -169,6 +167,6 @@ def _too_small(lines: pl.DataFrame) -> list[Problem]:
     return []
 
 
-def _shown(text: str) -> str:
+def shown(text: str) -> str:
     """A value in quotes, cut when long."""
     return repr(text if len(text) <= 40 else f"{text[:40]}…")
