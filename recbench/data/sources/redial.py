@@ -1,0 +1,262 @@
+"""ReDial (Li et al., NeurIPS 2018): dialogues in which a seeker asks for movies and is recommended some.
+
+One JSON object a line. `movieMentions` maps movie ids to `Title (Year)`; `initiatorQuestions` maps them to
+the seeker's labels `suggested`, `seen` and `liked` (0 no, 1 yes, 2 did not say); each of these is an empty
+LIST when empty. Messages name movies as `@<id>`. There are no times but offsets inside a dialogue, so a seeker's
+history is ordered by conversation id, then by first mention inside the dialogue.
+
+A mention counts as an interaction unless the seeker said not to like the movie: `liked` is 1, 2 or unknown.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import polars as pl
+
+from recbench.data import raw
+from recbench.data.source import Log
+from recbench.data.sources.delimited import Columns, Layout, scan
+from recbench.data.sources.described import composed, described, one_line
+from recbench.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+_MENTION = re.compile(r"@(\d+)")
+_YEAR = re.compile(r"\s*\(\d{4}\)\s*$")
+_MIN_LETTERS = 4  # a shorter title, as It or Saw, cannot be told from an ordinary word
+_LIKED = (0, 1, 2, None)
+
+
+class Mention(NamedTuple):
+    """A movie of a dialogue: its id, its title if the dialogue has one, and what the seeker said of it."""
+
+    movie: int
+    title: str | None
+    liked: int | None
+
+
+class Dialogue(NamedTuple):
+    """A dialogue: movies in order of first mention, and the messages as (sender, text) in order."""
+
+    conversation: int
+    seeker: int
+    mentions: tuple[Mention, ...]
+    messages: tuple[tuple[int, str], ...]
+    is_merged: bool  # consecutive messages of one person are one message, as in iEvaLM's copy
+
+
+def read_redial(paths: Sequence[Path], *, keep_disliked: bool = False) -> Log:
+    """Who talked about which movie.
+
+    Besides the columns of a `Log`, without `time`, the frame has `conversation`; `rating` is `liked`, null
+    where the seeker was not asked. Rows are in order of conversation and first mention.
+
+    Args:
+        paths: files of dialogues; one that is in several is taken from the first.
+        keep_disliked: keep movies that the seeker did not like.
+
+    Raises:
+        DataError: a file is unreadable, a line is no dialogue, or two files disagree about one.
+    """
+    dialogues, notes = _dialogues(paths)
+    rows = [(each.seeker, *mention, each.conversation) for each in dialogues for mention in each.mentions]
+    schema = {"user": pl.Int64, "item": pl.Int64, "title": pl.String, "rating": pl.Float64}
+    frame = pl.DataFrame(rows, {**schema, "conversation": pl.Int64}, orient="row").with_row_index("row")
+    disliked = int((frame["rating"] == 0).sum())
+    if disliked and not keep_disliked:
+        frame = frame.filter(pl.col("rating").is_null() | (pl.col("rating") != 0))
+        notes.append(f"{disliked:,} mentions of movies that the seeker did not like; dropped")
+    return Log(frame.select("user", "item", "row", "rating", "conversation").lazy(), "none", tuple(notes))
+
+
+def redial_queries(paths: Sequence[Path], interactions: pl.DataFrame) -> pl.DataFrame:
+    """What each seeker asked for, before the movie that is to be predicted came up.
+
+    It is the seeker's own messages, in the last conversation in which the seeker's last item is mentioned, up
+    to the message that first mentions it. Other movies are shown by their titles. The target is not shown:
+    not its id, not another id of the same title, and not its title typed out, unless that is too short to be
+    told from an ordinary word.
+
+    Args:
+        paths: the files given to `read_redial`.
+        interactions: `user`, `item`, `pos`: what is left after selection.
+
+    Returns:
+        `user` and `query`, one row per user of `interactions` in order; null where nothing was said before.
+
+    Raises:
+        DataError: as `read_redial`.
+    """
+    targets = interactions.sort("user", "pos").unique("user", keep="last", maintain_order=True)
+    target_of: dict[int, int] = dict(targets.select("user", "item").iter_rows())
+    queries: dict[int, str] = {}
+    for dialogue in _dialogues(paths)[0]:
+        target = target_of.get(dialogue.seeker)
+        if target is not None and any(mention.movie == target for mention in dialogue.mentions):
+            queries[dialogue.seeker] = _query(dialogue, target)
+    return targets.select(
+        "user", query=pl.Series([queries.get(user) or None for user in target_of], dtype=pl.String)
+    )
+
+
+def redial_items(path: Path, wanted: pl.Series, *, details: Path | None = None) -> pl.DataFrame:
+    """Titles of movies and, with `details`, their genres as tags and a text.
+
+    Args:
+        path: `movies_with_mentions.csv` (movieId, movieName, nbMentions).
+        wanted: raw movie ids.
+        details: `movies.parquet` (movie_id, genres, plot, director, star); without it, `text` is the title.
+
+    Raises:
+        DataError: a file is unreadable or lacks a column, or a line is malformed.
+    """
+    columns: Columns = {"item": pl.Int64, "title": pl.String, "nbMentions": pl.Int64}
+    movies = scan(path, Layout(columns, separator=",", has_header=True, is_quoted=True)).select(
+        pl.col("item").cast(wanted.dtype), title=one_line(pl.col("title"))
+    )
+    table = movies.collect()
+    if details is None:
+        return described(wanted, table.with_columns(text="title"))
+    return described(
+        wanted,
+        table.join(_details(details, wanted.dtype), on="item", how="left")
+        .with_columns(
+            text=composed(
+                pl.col("title"),
+                pl.col("tags").list.join(", "),
+                pl.format("Directed by {}", pl.col("director").list.join(", ")),
+                pl.format("With {}", pl.col("star").list.join(", ")),
+                one_line(pl.col("plot")),
+            )
+        )
+        .select("item", "title", "tags", "text"),
+    )
+
+
+def _details(path: Path, item: pl.DataType) -> pl.DataFrame:
+    """`item`, `tags`, `plot`, `director`, `star`; empty lists are null."""
+    names = pl.List(pl.String)
+    try:
+        return pl.read_parquet(raw.read(path)).select(
+            pl.col("movie_id").cast(item).alias("item"),
+            pl.col("plot").cast(pl.String),
+            *[
+                pl.when(pl.col(name).list.len() > 0).then(pl.col(name).cast(names)).alias(ours)
+                for name, ours in (("genres", "tags"), ("director", "director"), ("star", "star"))
+            ],
+        )
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+        first = str(error).splitlines()[0]
+        raise DataError(
+            f"{path}: cannot be used ({first}); it needs the columns movie_id, genres, plot, director and "
+            "star; fetch it again or go without"
+        ) from None
+
+
+def _dialogues(paths: Sequence[Path]) -> tuple[list[Dialogue], list[str]]:
+    """All dialogues in order of conversation, each once; and what was merged."""
+    found: dict[int, Dialogue] = {}
+    again = 0
+    for path in paths:
+        for where, dialogue in _parsed(path):
+            known = found.setdefault(dialogue.conversation, dialogue)
+            again += known is not dialogue
+            if known.seeker != dialogue.seeker or set(known.mentions) != set(dialogue.mentions):
+                raise DataError(
+                    f"{where}: conversation {dialogue.conversation} has other movies or another seeker than "
+                    "where it came before; remove one of the two"
+                )
+    merged = sum(dialogue.is_merged for dialogue in found.values())
+    notes = [f"{again:,} dialogues came more than once; the first was taken"] * (again > 0)
+    notes += [f"{merged:,} dialogues have the messages of each turn merged into one"] * (merged > 0)
+    return [found[conversation] for conversation in sorted(found)], notes
+
+
+def _parsed(path: Path) -> Iterator[tuple[str, Dialogue]]:
+    """Each line's dialogue, with `file:line`."""
+    # not splitlines(): messages may hold line separators of Unicode, which end no line of JSON
+    lines = raw.read(path).removesuffix(b"\n").split(b"\n")
+    if lines == [b""]:
+        raise DataError(f"{path}: the file is empty; fetch it again")
+    for number, line in enumerate(lines, 1):
+        where = f"{path}:{number}"
+        try:
+            yield where, _dialogue(json.loads(line))
+        except UnicodeDecodeError as error:
+            fault = f"byte {line[error.start]:#04x} is not UTF-8; save the file as UTF-8"
+            raise DataError(f"{where}: {fault}") from None
+        except json.JSONDecodeError as error:
+            fault = (
+                f"no JSON ({error.msg} at character {error.pos + 1})" if line.strip() else "the line is blank"
+            )
+            raise DataError(
+                f"{where}: {fault}; each line should hold one dialogue; correct or remove it"
+            ) from None
+        except KeyError as error:
+            raise DataError(f"{where}: the dialogue has no {error.args[0]}; fetch the file again") from None
+        except (TypeError, ValueError, AttributeError) as error:
+            raise DataError(
+                f"{where}: not as ReDial's dialogues are ({error}); fetch the file again"
+            ) from None
+
+
+def _dialogue(line: dict[str, Any]) -> Dialogue:
+    """A dialogue from its JSON object.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError: it is not as published.
+    """
+    messages = tuple((int(each["senderWorkerId"]), str(each["text"])) for each in line["messages"])
+    titles = line["movieMentions"] or {}
+    labels = line["initiatorQuestions"] or {}
+    order = {movie: place for place, movie in enumerate(reversed(_MENTION.findall(_joined(messages))))}
+    mentions = []
+    # a movie that is listed and never named comes last; reversed, a movie's first place wins
+    for movie in sorted(titles, key=lambda movie: -order.get(movie, -1)):
+        liked = labels.get(movie, {}).get("liked")
+        if liked not in _LIKED:
+            raise ValueError(f"liked is {liked!r} and should be 0, 1 or 2")
+        mentions.append(Mention(int(movie), titles[movie], liked))
+    return Dialogue(
+        int(line["conversationId"]),
+        int(line["initiatorWorkerId"]),
+        tuple(mentions),
+        messages,
+        is_merged="timeOffset" not in line["messages"][0] if messages else False,
+    )
+
+
+def _joined(messages: Sequence[tuple[int, str]]) -> str:
+    return " ".join(text for _, text in messages)
+
+
+def _query(dialogue: Dialogue, target: int) -> str:
+    """What the seeker said before anyone mentioned `target`, without giving it away."""
+    titles = {mention.movie: _clean(mention.title) for mention in dialogue.mentions}
+    name = _YEAR.sub("", titles[target])
+    typed = (
+        re.compile(rf"(?<!\w){re.escape(name)}(?!\w)", re.IGNORECASE) if len(name) >= _MIN_LETTERS else None
+    )
+
+    def shown(match: re.Match[str]) -> str:
+        title = titles.get(int(match[1]), "")
+        return "" if _YEAR.sub("", title).casefold() == name.casefold() else title
+
+    said = []
+    for sender, text in dialogue.messages:
+        if str(target) in _MENTION.findall(text):
+            break
+        if sender == dialogue.seeker:
+            # first what was typed: another movie's title may hold the target's, as Iron Man 2 does
+            said.append(_MENTION.sub(shown, typed.sub("", text) if typed else text))
+    return _clean(" ".join(said))
+
+
+def _clean(text: str | None) -> str:
+    """Without line breaks and double spaces."""
+    return " ".join((text or "").split())
