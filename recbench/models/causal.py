@@ -9,6 +9,7 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F  # noqa: N812 - PyTorch's own name for it
 from torch import nn
 
 from recbench.models.base import DotScorer, Recipe
@@ -49,23 +50,35 @@ class CausalScorer(DotScorer):
         """(B, L) items -> (B, D): the last of `hidden_states`; override where it comes cheaper alone."""
         return self.hidden_states(history)[:, -1]
 
+    def states_of(self, batch: SequenceBatch) -> Tensor:
+        """`hidden_states` of a batch; override where more than its items is read, such as its times."""
+        return self.hidden_states(batch.history)
+
+    def newest_of(self, batch: SequenceBatch) -> Tensor:
+        """`newest_state` of a batch; override together with `states_of`."""
+        return self.newest_state(batch.history)
+
     def loss(self, batch: SequenceBatch) -> Tensor:
         """Every sample learns the item that comes next."""
         if self.recipe.samples == "prefixes":
-            return self.criterion(self.newest_state(batch.history), batch.target, self.items.weight)
-        hidden = self.hidden_states(batch.history)
+            return self.criterion(self.newest_of(batch), batch.target, self.items.weight)
+        hidden = self.states_of(batch)
         length = hidden.shape[1]
         real = batch.history[:, -length:] != 0
         target = batch.next_items()[:, -length:]
         return self.criterion(hidden[real], target[real], self.items.weight)
 
     def encode(self, batch: SequenceBatch) -> Tensor:
-        """The state after the newest item."""
-        return self.newest_state(batch.history)
+        """The state after the newest item, of length 1 where the loss compares by cosine."""
+        return self._compared(self.newest_of(batch))
 
     def item_vectors(self) -> Tensor:
-        """The item table, shared by input and output."""
-        return self.items.weight
+        """The item table, shared by input and output; rows of length 1 where the loss compares by cosine."""
+        return self._compared(self.items.weight)
+
+    def _compared(self, vectors: Tensor) -> Tensor:
+        """What scores are made of must be what the loss has learnt to rank by."""
+        return F.normalize(vectors, dim=-1) if self.criterion.cosine else vectors
 
 
 def initialise(module: nn.Module) -> None:
