@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from recbench import latency
+from recbench.data.profile import LENGTH_GROUPS, length_group
 from recbench.metrics import KEYS, Ranks, bootstrap_means, interval, means, per_user
 from recbench.results import Estimate, Latency
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from recbench.data.module import InteractionData, Split, Users
     from recbench.models.base import Recommender
 
+FEW_USERS = 30  # of a group: below, its figures say little
+
 
 class Evaluation(NamedTuple):
     """Who was ranked where, and how long it took.
@@ -29,20 +32,45 @@ class Evaluation(NamedTuple):
         users: (U,) user indices.
         ranks: of their targets.
         seconds: wall time of the loop.
+        num_unreachable: targets too far away to be candidates; each is a miss. None where distance does not
+            matter.
     """
 
     users: NDArray[np.int64]
     ranks: Ranks
     seconds: float
+    num_unreachable: int | None = None
+
+    def notes(self) -> tuple[str, ...]:
+        """What the ranks do not say of themselves."""
+        if not self.num_unreachable:
+            return ()
+        share = self.num_unreachable / len(self.users)
+        return (f"{share:.1%} of the targets are out of reach and count as misses",)
+
+
+class Group(NamedTuple):
+    """The metrics of some users, and whether they are too few to say much."""
+
+    num_users: int
+    metrics: dict[str, Estimate]
+    is_small: bool
 
 
 def evaluate(
     model: Recommender, data: InteractionData, *, split: Split = "test", users: Users = "known"
 ) -> Evaluation:
-    """Rank the target of every user among all items; memory is flat in the number of users."""
+    """Rank the target of every user that has one among all candidates; memory is flat in the number of users.
+
+    Args:
+        model: a trained method.
+        data: whose protocol says what the targets and the candidates are.
+        split: which targets.
+        users: those who trained, or those held out.
+    """
     device = next(iter(model.state_dict().values())).device
     model.eval()
-    who, rank, ties = [], [], []
+    who, rank, ties, num_unreachable = [], [], [], None
     start = time.perf_counter()
     with torch.inference_mode():
         for batch in data.targets(split, users):
@@ -50,12 +78,17 @@ def evaluate(
             who.append(batch.users.numpy())
             rank.append(found.rank)
             ties.append(found.ties)
+            if batch.allowed is not None:
+                is_near = batch.allowed.gather(1, batch.target[:, None])
+                num_unreachable = (num_unreachable or 0) + int((~is_near).sum())
     seconds = time.perf_counter() - start
     everyone = np.concatenate(who) if who else np.empty(0, np.int64)
-    assert len(np.unique(everyone)) == len(everyone) == len(data.users(users)), "every user counts once"
+    assert len(np.unique(everyone)) == len(everyone) == len(data.evaluated(split, users)), (
+        "every user counts once"
+    )
     if not who:
         return Evaluation(everyone, Ranks(np.empty(0), np.empty(0, np.int64)), seconds)
-    return Evaluation(everyone, Ranks(np.concatenate(rank), np.concatenate(ties)), seconds)
+    return Evaluation(everyone, Ranks(np.concatenate(rank), np.concatenate(ties)), seconds, num_unreachable)
 
 
 def estimates(ranks: Ranks) -> dict[str, Estimate]:
@@ -66,6 +99,25 @@ def estimates(ranks: Ranks) -> dict[str, Estimate]:
     return {
         key: Estimate(value=values[key], low=lo, high=hi) for key, (lo, hi) in zip(KEYS, bounds, strict=True)
     }
+
+
+def groups(ranks: Ranks, lengths: NDArray[np.int64]) -> dict[str, Group]:
+    """Metrics by length of the whole history: short, medium, long, as far as there are users.
+
+    Only ranks and lengths are needed, so the groups of an old record need no rerun.
+
+    Args:
+        ranks: (U,) of the users' targets.
+        lengths: (U,) interactions of the same users, all splits together.
+    """
+    member = length_group(lengths)
+    found = {}
+    for number, name in enumerate(LENGTH_GROUPS):
+        rows = np.flatnonzero(member == number)
+        if len(rows):
+            metrics = estimates(Ranks(ranks.rank[rows], ranks.ties[rows]))
+            found[name] = Group(len(rows), metrics, is_small=len(rows) < FEW_USERS)
+    return found
 
 
 def request_latency(
