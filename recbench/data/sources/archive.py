@@ -31,10 +31,9 @@ _CHUNK = 1 << 20
 
 
 class _Member(NamedTuple):
-    """A file in an archive: its name, declared size and bytes."""
+    """A file in an archive: its name and bytes."""
 
     name: str
-    num_bytes: int
     content: IO[bytes]
 
 
@@ -139,12 +138,14 @@ def _opened(path: Path) -> Iterator[Iterator[_Member]]:
                 # a stream is read once, front to back, so no header can send the reader elsewhere
                 with tarfile.open(fileobj=metered, mode="r|") as archive:  # type: ignore[call-overload]
                     yield _tarred(path, archive)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; check the path") from None
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, gzip.BadGzipFile, EOFError) as error:
         raise DataError(
             f"{path}: is no zip, tar or tar.gz archive, or a damaged one ({error}); fetch it again"
         ) from None
+    except OSError as error:
+        if error.filename != str(path):  # not about the archive but about what is written
+            raise
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check the path") from None
 
 
 def _zipped(path: Path, archive: zipfile.ZipFile) -> Iterator[_Member]:
@@ -160,12 +161,12 @@ def _zipped(path: Path, archive: zipfile.ZipFile) -> Iterator[_Member]:
             raise _refused(path, info.filename, "is a link or a device")
         if info.flag_bits & 1:
             raise _refused(path, info.filename, "is encrypted")
-        _check_name(path, info.orig_filename, seen)
+        _checked_name(path, info.orig_filename, seen)
     for info in infos:
         if not info.is_dir():
             # zipfile gives at most the declared number of bytes, and checks them against the checksum
             with archive.open(info) as content:
-                yield _Member(info.filename, info.file_size, content)
+                yield _Member(str(PurePosixPath(info.filename)), content)
 
 
 def _tarred(path: Path, archive: tarfile.TarFile) -> Iterator[_Member]:
@@ -174,24 +175,28 @@ def _tarred(path: Path, archive: tarfile.TarFile) -> Iterator[_Member]:
     for info in archive:
         if not (info.isreg() or info.isdir()):
             raise _refused(path, info.name, "is a link or a device")
-        _check_name(path, info.name, seen)
+        if info.issparse():  # its holes are not in the stream that is metered
+            raise _refused(path, info.name, "is a sparse file")
+        name = _checked_name(path, info.name, seen)
         content = archive.extractfile(info) if info.isreg() else None
         if content is not None:
-            yield _Member(str(PurePosixPath(info.name)), info.size, content)
+            yield _Member(name, content)
 
 
-def _check_name(path: Path, name: str, seen: set[str]) -> None:
-    """Refuse a member whose name could lead anywhere but below the target, or that came before."""
+def _checked_name(path: Path, name: str, seen: set[str]) -> str:
+    """The name of a member; refused if it could lead anywhere but below the target, or came before."""
     parts = name.split("/")
-    if name.startswith("/") or "\\" in name or ":" in parts[0] or "\0" in name or not name.strip("./"):
+    if name.startswith("/") or "\\" in name or parts[0][1:2] == ":" or "\0" in name or not name:
         raise _refused(path, name, "has an absolute or unportable name")
     if ".." in parts:
         raise _refused(path, name, "leads out of the folder")
-    if name in seen:
+    name = str(PurePosixPath(name))
+    if name in seen and name != ".":
         raise _refused(path, name, "is there twice")
     seen.add(name)
     if len(seen) > MAX_MEMBERS:
         raise _refused(path, name, f"comes after {MAX_MEMBERS} others")
+    return name
 
 
 def _limit(path: Path) -> int:

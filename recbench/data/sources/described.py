@@ -11,15 +11,16 @@ def described(wanted: pl.Series, table: pl.DataFrame) -> pl.DataFrame:
     A feature that no wanted item has is left out, for an absent column is a stated fact.
 
     Args:
-        wanted: raw item ids; repeats count once.
-        table: `item` (of the same type), each at most once, and features; may have `raw_id`.
+        wanted: raw item ids, integers or text; repeats count once.
+        table: `item`, each at most once, and features; may have `raw_id`.
 
     Returns:
         `item`, `raw_id` (str) and the features of `table`.
     """
-    items = pl.DataFrame({"item": wanted.unique().sort()}).join(
-        table, on="item", how="left", maintain_order="left"
-    )
+    ids = (wanted.cast(pl.String) if wanted.dtype == pl.Categorical else wanted).unique().sort()
+    # text that is no number is no id that can be wanted
+    table = table.with_columns(pl.col("item").cast(ids.dtype, strict=False)).drop_nulls("item")
+    items = pl.DataFrame({"item": ids}).join(table, on="item", how="left", maintain_order="left")
     own = pl.col("item").cast(pl.String)
     raw_id = pl.coalesce("raw_id", own) if "raw_id" in table.columns else own
     features = [name for name in table.columns if name not in ("item", "raw_id")]

@@ -104,9 +104,7 @@ def poi_items(path: Path, wanted: pl.Series) -> pl.DataFrame:
     twice = table.filter(pl.col("poi").is_duplicated())
     if len(twice):
         raise DataError(f"{path}: place {twice['poi'][0]} is described twice; fetch the file again")
-    places = table.select(
-        "category", item=pl.col("poi").cast(wanted.dtype), raw_id="venue_id", latitude="lat", longitude="lon"
-    )
+    places = table.select("category", item="poi", raw_id="venue_id", latitude="lat", longitude="lon")
     return described(wanted, _with_category(places))
 
 

@@ -150,14 +150,14 @@ def atomic_items(path: Path, wanted: pl.Series) -> pl.DataFrame:
     if "release_year" in columns:
         is_year = pl.col("release_year").str.contains(r"^[0-9]{4}$")
         title = pl.when(is_year).then(pl.format("{} ({})", title, "release_year")).otherwise(title)
-    table = frame.with_columns(title=title, item=pl.col("item").cast(wanted.dtype, strict=False)).collect()
+    table = frame.with_columns(title=title).collect()
     return _movies(table, wanted)
 
 
 def _movies(table: pl.DataFrame, wanted: pl.Series) -> pl.DataFrame:
     """The wanted ones among movies with `item`, `title` and `genres` between bars."""
     movies = table.select(
-        pl.col("item").cast(wanted.dtype),
+        "item",
         title=one_line(pl.col("title")),
         tags=split_list("genres", "|", without=_NO_GENRE),
     ).unique("item", keep="first", maintain_order=True)

@@ -162,9 +162,7 @@ def hetrec_items(path: Path, wanted: pl.Series) -> pl.DataFrame:
     """
     columns: Columns = {"item": pl.Int64, "name": pl.String, "url": pl.String, "pictureURL": pl.String}
     layout = Layout(columns, has_header=True, optional=frozenset({"url", "pictureURL"}))
-    names = (
-        scan(path, layout).select(pl.col("item").cast(wanted.dtype), title=one_line(pl.col("name"))).collect()
-    )
+    names = scan(path, layout).select("item", title=one_line(pl.col("name"))).collect()
     return described(wanted, names.with_columns(text="title"))
 
 
@@ -175,8 +173,8 @@ def _named(role: str, names: list[str], path: Path) -> str:
             if name.lower() == known:
                 return name
     raise DataError(
-        f"{path}:1: none of the columns {', '.join(names)} is called {' or '.join(_LISTENING[role])}; name one "
-        "so, with tabs between"
+        f"{path}:1: none of the columns {', '.join(names)} is called {' or '.join(_LISTENING[role])}; "
+        "name one so, with tabs between"
     )
 
 

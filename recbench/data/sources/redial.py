@@ -2,8 +2,8 @@
 
 One JSON object a line. `movieMentions` maps movie ids to `Title (Year)`; `initiatorQuestions` maps them to
 the seeker's labels `suggested`, `seen` and `liked` (0 no, 1 yes, 2 did not say); each of these is an empty
-LIST when empty. Messages name movies as `@<id>`. There are no times but offsets inside a dialogue, so a seeker's
-history is ordered by conversation id, then by first mention inside the dialogue.
+LIST when empty. Messages name movies as `@<id>`. There are no times but offsets inside a dialogue, so a
+seeker's history is ordered by conversation id, then by first mention inside the dialogue.
 
 A mention counts as an interaction unless the seeker said not to like the movie: `liked` is 1, 2 or unknown.
 """
@@ -74,17 +74,21 @@ def read_redial(paths: Sequence[Path], *, keep_disliked: bool = False) -> Log:
     return Log(frame.select("user", "item", "row", "rating", "conversation").lazy(), "none", tuple(notes))
 
 
-def redial_queries(paths: Sequence[Path], interactions: pl.DataFrame) -> pl.DataFrame:
+def redial_queries(
+    paths: Sequence[Path], interactions: pl.DataFrame, *, keep_disliked: bool = False
+) -> pl.DataFrame:
     """What each seeker asked for, before the movie that is to be predicted came up.
 
-    It is the seeker's own messages, in the last conversation in which the seeker's last item is mentioned, up
+    It is the seeker's own messages in the conversation in which the seeker's last item was mentioned, up
     to the message that first mentions it. Other movies are shown by their titles. The target is not shown:
     not its id, not another id of the same title, and not its title typed out, unless that is too short to be
     told from an ordinary word.
 
     Args:
         paths: the files given to `read_redial`.
-        interactions: `user`, `item`, `pos`: what is left after selection.
+        interactions: `user`, `item`, `pos`: what is left after selection. Where an item is there k times, its
+            k-th mention is the last one: that is the latest, or the first if repeats were merged.
+        keep_disliked: as given to `read_redial`.
 
     Returns:
         `user` and `query`, one row per user of `interactions` in order; null where nothing was said before.
@@ -92,15 +96,19 @@ def redial_queries(paths: Sequence[Path], interactions: pl.DataFrame) -> pl.Data
     Raises:
         DataError: as `read_redial`.
     """
-    targets = interactions.sort("user", "pos").unique("user", keep="last", maintain_order=True)
-    target_of: dict[int, int] = dict(targets.select("user", "item").iter_rows())
+    times = pl.len().over("user", "item").alias("left")
+    targets = interactions.with_columns(times).sort("user", "pos")
+    targets = targets.unique("user", keep="last", maintain_order=True)
+    wanted = {user: (item, left) for user, item, left in targets.select("user", "item", "left").iter_rows()}
     queries: dict[int, str] = {}
     for dialogue in _dialogues(paths)[0]:
-        target = target_of.get(dialogue.seeker)
-        if target is not None and any(mention.movie == target for mention in dialogue.mentions):
+        target, left = wanted.get(dialogue.seeker, (None, 0))
+        counted = [each.movie for each in dialogue.mentions if keep_disliked or each.liked != 0]
+        if target in counted and left:
             queries[dialogue.seeker] = _query(dialogue, target)
+            wanted[dialogue.seeker] = (target, left - 1)
     return targets.select(
-        "user", query=pl.Series([queries.get(user) or None for user in target_of], dtype=pl.String)
+        "user", query=pl.Series([queries.get(user) or None for user in wanted], dtype=pl.String)
     )
 
 
@@ -117,14 +125,14 @@ def redial_items(path: Path, wanted: pl.Series, *, details: Path | None = None) 
     """
     columns: Columns = {"item": pl.Int64, "title": pl.String, "nbMentions": pl.Int64}
     movies = scan(path, Layout(columns, separator=",", has_header=True, is_quoted=True)).select(
-        pl.col("item").cast(wanted.dtype), title=one_line(pl.col("title"))
+        "item", title=one_line(pl.col("title"))
     )
     table = movies.collect()
     if details is None:
         return described(wanted, table.with_columns(text="title"))
     return described(
         wanted,
-        table.join(_details(details, wanted.dtype), on="item", how="left")
+        table.join(_details(details), on="item", how="left")
         .with_columns(
             text=composed(
                 pl.col("title"),
@@ -138,12 +146,12 @@ def redial_items(path: Path, wanted: pl.Series, *, details: Path | None = None) 
     )
 
 
-def _details(path: Path, item: pl.DataType) -> pl.DataFrame:
+def _details(path: Path) -> pl.DataFrame:
     """`item`, `tags`, `plot`, `director`, `star`; empty lists are null."""
     names = pl.List(pl.String)
     try:
         return pl.read_parquet(raw.read(path)).select(
-            pl.col("movie_id").cast(item).alias("item"),
+            pl.col("movie_id").cast(pl.Int64).alias("item"),
             pl.col("plot").cast(pl.String),
             *[
                 pl.when(pl.col(name).list.len() > 0).then(pl.col(name).cast(names)).alias(ours)
@@ -214,10 +222,13 @@ def _dialogue(line: dict[str, Any]) -> Dialogue:
     messages = tuple((int(each["senderWorkerId"]), str(each["text"])) for each in line["messages"])
     titles = line["movieMentions"] or {}
     labels = line["initiatorQuestions"] or {}
-    order = {movie: place for place, movie in enumerate(reversed(_MENTION.findall(_joined(messages))))}
+    named = dict.fromkeys(_MENTION.findall(" ".join(text for _, text in messages)))
     mentions = []
-    # a movie that is listed and never named comes last; reversed, a movie's first place wins
-    for movie in sorted(titles, key=lambda movie: -order.get(movie, -1)):
+    # a movie that is listed and never named comes last
+    for movie in [
+        *(movie for movie in named if movie in titles),
+        *(movie for movie in titles if movie not in named),
+    ]:
         liked = labels.get(movie, {}).get("liked")
         if liked not in _LIKED:
             raise ValueError(f"liked is {liked!r} and should be 0, 1 or 2")
@@ -229,10 +240,6 @@ def _dialogue(line: dict[str, Any]) -> Dialogue:
         messages,
         is_merged="timeOffset" not in line["messages"][0] if messages else False,
     )
-
-
-def _joined(messages: Sequence[tuple[int, str]]) -> str:
-    return " ".join(text for _, text in messages)
 
 
 def _query(dialogue: Dialogue, target: int) -> str:
