@@ -1,4 +1,4 @@
-"""Losses over the catalogue, as explicit choices: full softmax, sampled softmax, gBCE and BCE.
+"""Losses over the catalogue, as explicit choices: full softmax, sampled softmax, gBCE, BCE and BPR.
 
 P positions (padding already dropped), D width, N items, M negatives. Every loss takes hidden states, the next
 item of each position and the item table whose row 0 is padding, and returns the mean over positions.
@@ -179,6 +179,25 @@ class BCE(Loss):
         """-(log sigma(s+) + sum log(1 - sigma(s-)))."""
         positive, negative = _pointwise_scores(hidden, target, table, self.num_negatives)
         return (F.softplus(-positive) + F.softplus(negative).sum(1)).mean()
+
+
+class BPR(Loss):
+    """Bayesian personalised ranking: the next item above a negative (Rendle et al., UAI 2009, Sec. 4.1).
+
+    Args:
+        num_negatives: uniform negatives per position; their terms are summed. The paper takes 1.
+        temperature: what the scores are divided by.
+        cosine: score by cosine instead of inner product.
+    """
+
+    def __init__(self, *, num_negatives: int = 1, temperature: float = 1.0, cosine: bool = False) -> None:
+        super().__init__(temperature=temperature, cosine=cosine)
+        self.num_negatives = _at_least_one(num_negatives)
+
+    def compare(self, hidden: Tensor, target: Tensor, table: Tensor) -> Tensor:
+        """-sum log sigma(s+ - s-)."""
+        positive, negative = _pointwise_scores(hidden, target, table, self.num_negatives)
+        return F.softplus(negative - positive[:, None]).sum(1).mean()
 
 
 def _pointwise_scores(
