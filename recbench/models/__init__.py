@@ -1,11 +1,25 @@
 """The methods, one file per paper."""
 
+from recbench.models.bert4rec import BERT4Rec
 from recbench.models.caser import Caser
+from recbench.models.fdsa import FDSA
 from recbench.models.gru4rec import GRU4Rec
 from recbench.models.hgn import HGN
 from recbench.models.itemknn import ItemKNN
 from recbench.models.last_item import LastItem
 from recbench.models.popularity import Popularity
+from recbench.models.s3rec import S3Rec
 from recbench.models.sasrec import SASRec
 
-__all__ = ["HGN", "Caser", "GRU4Rec", "ItemKNN", "LastItem", "Popularity", "SASRec"]
+__all__ = [
+    "FDSA",
+    "HGN",
+    "BERT4Rec",
+    "Caser",
+    "GRU4Rec",
+    "ItemKNN",
+    "LastItem",
+    "Popularity",
+    "S3Rec",
+    "SASRec",
+]

@@ -1,4 +1,4 @@
-"""Causal self-attention over right-aligned histories.
+"""Self-attention over right-aligned histories, causal or both ways.
 
 B users, L history, D width, H heads.
 """
@@ -32,6 +32,15 @@ def causal_mask(history: Tensor) -> Tensor | None:
     return ((causal & real[:, None, :]) | itself)[:, None]
 
 
+def padding_mask(history: Tensor) -> Tensor:
+    """(B, 1, 1, L) True where everybody may look, before and after: at every real item.
+
+    The newest position is always seen, or the softmax of an empty history would be 0 / 0.
+    """
+    real = F.pad((history != 0)[:, :-1], (0, 1), value=True)
+    return real[:, None, None]
+
+
 def check_heads(dim: int, num_heads: int) -> None:
     """Refuse a width that cannot be split between the heads.
 
@@ -43,7 +52,7 @@ def check_heads(dim: int, num_heads: int) -> None:
 
 
 class SelfAttention(nn.Module):
-    """Multi-head causal self-attention (Vaswani et al., NeurIPS 2017, Sec. 3.2).
+    """Multi-head self-attention (Vaswani et al., NeurIPS 2017, Sec. 3.2).
 
     Args:
         dim: width D.
@@ -64,7 +73,7 @@ class SelfAttention(nn.Module):
         self.distance_bias = nn.Parameter(torch.zeros(num_heads, max_distance)) if max_distance else None
 
     def forward(self, x: Tensor, mask: Tensor | None, *, newest_only: bool = False) -> Tensor:
-        """(B, L, D) -> (B, L, D); `mask` as made by `causal_mask`. With `newest_only` (B, 1, D), its last."""
+        """(B, L, D) -> (B, L, D), who sees whom as `mask` says; with `newest_only` (B, 1, D), its last."""
         q, k, v = (
             part.reshape(*part.shape[:2], self.num_heads, -1).transpose(1, 2)  # (B, H, L, D / H)
             for part in self._project(x, newest_only=newest_only)
