@@ -16,11 +16,14 @@ if TYPE_CHECKING:
 class Catalog:
     """Sizes and item features; row `i - 1` of `items` describes item index `i`.
 
+    What is not known is absent, never an empty string: a feature no item has is no column and raises, and one
+    that some items lack is None for these.
+
     Args:
         num_users: users, indexed 0..num_users-1.
         num_items: items, indexed 1..num_items; 0 is padding.
-        items: one row per item in index order: `item`, `raw_id` and, where known, `title` (str), `tags`
-            (list of str), `text` (str), `latitude`, `longitude` (float). An absent column is a stated fact.
+        items: one row per item in index order: `item`, `raw_id` and, where known, `title`, `brand` (str),
+            `tags` (list of str), `text` (str), `latitude`, `longitude` (float).
         popularity: (num_items + 1,) training interactions per item; 0 at padding.
     """
 
@@ -34,16 +37,24 @@ class Catalog:
         """Names of the item features this data set really has."""
         return tuple(name for name in self.items.columns if name not in ("item", "raw_id"))
 
-    def titles(self) -> list[str]:
-        """Item titles in index order, item 1 first.
+    def titles(self) -> list[str | None]:
+        """Item titles in index order, item 1 first; None where unknown.
 
         Raises:
             LookupError: the data set has no titles.
         """
         return self._texts("title")
 
-    def texts(self) -> list[str]:
-        """Item descriptions in index order, item 1 first.
+    def brands(self) -> list[str | None]:
+        """Who makes each item, in index order, item 1 first; None where unknown.
+
+        Raises:
+            LookupError: the data set has no brands.
+        """
+        return self._texts("brand")
+
+    def texts(self) -> list[str | None]:
+        """Item descriptions in index order, item 1 first; None where unknown.
 
         Raises:
             LookupError: the data set has no item text.
@@ -57,7 +68,7 @@ class Catalog:
             LookupError: the data set has no tags.
         """
         self._require("tags")
-        return [tags or [] for tags in self.items["tags"].to_list()]
+        return [[tag for tag in tags or [] if tag] for tags in self.items["tags"].to_list()]
 
     def coordinates(self) -> NDArray[np.float64]:
         """(num_items, 2): latitude and longitude in degrees, NaN where unknown.
@@ -68,9 +79,9 @@ class Catalog:
         self._require("latitude")
         return self.items.select("latitude", "longitude").cast(pl.Float64).to_numpy().astype(np.float64)
 
-    def _texts(self, name: str) -> list[str]:
+    def _texts(self, name: str) -> list[str | None]:
         self._require(name)
-        return self.items[name].fill_null("").to_list()
+        return [text or None for text in self.items[name].to_list()]
 
     def _require(self, name: str) -> None:
         if name not in self.items.columns:

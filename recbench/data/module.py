@@ -117,14 +117,13 @@ class InteractionData(LightningDataModule):
         if self._prepared is None:
             self._prepared = prepare.load(str(self.name), index_seed=self.index_seed)
         frame = self._prepared.interactions
-        counts = frame.group_by("user", maintain_order=True).len()["len"].to_numpy()
-        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        self.sequences = Sequences(frame["item"].to_numpy().astype(np.int64), offsets)
+        self.sequences = Sequences.of(frame)
+        num_users = len(self.sequences.lengths)
         self._times = frame["time"].to_numpy().astype(np.int64) if "time" in frame.columns else None
         self._queries = self._query_list()
         rng = np.random.default_rng([self.index_seed, 0x4E1D])
-        is_heldout = np.zeros(len(counts), dtype=bool)
-        is_heldout[rng.permutation(len(counts))[: int(self.heldout_rate * len(counts))]] = True
+        is_heldout = np.zeros(num_users, dtype=bool)
+        is_heldout[rng.permutation(num_users)[: int(self.heldout_rate * num_users)]] = True
         self._users = {"known": np.flatnonzero(~is_heldout), "heldout": np.flatnonzero(is_heldout)}
         self._splits = self._cut()
         self._places = self._unit_vectors() if self.reach_km else None

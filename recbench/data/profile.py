@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from recbench.data.sequences import Sequences
 
 LENGTH_GROUPS = {"short": "under 10", "medium": "10 to 50", "long": "over 50"}
-_LEAST_MEDIUM, _MOST_MEDIUM = 10, 50
+LEAST_MEDIUM, MOST_MEDIUM = 10, 50
 _TOP = 10
 _MAX_USERS = 50_000  # that are predicted; all are counted
 _BLOCK = 2_000  # users whose followers are looked up at a time
@@ -55,7 +55,7 @@ def length_group(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     Args:
         lengths: (U,) interactions per user, all splits together.
     """
-    return np.digitize(lengths, [_LEAST_MEDIUM, _MOST_MEDIUM + 1]).astype(np.int64)
+    return np.digitize(lengths, [LEAST_MEDIUM, MOST_MEDIUM + 1]).astype(np.int64)
 
 
 def at_least(counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

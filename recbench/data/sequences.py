@@ -6,13 +6,14 @@ U users, B users of a batch.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    import polars as pl
     from numpy.typing import NDArray
 
     from recbench.data.batch import SequenceBatch
@@ -24,6 +25,13 @@ class Sequences:
 
     items: NDArray[np.int64]
     offsets: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, interactions: pl.DataFrame) -> Self:
+        """The histories of prepared interactions, which are sorted by user."""
+        counts = interactions.group_by("user", maintain_order=True).len()["len"].to_numpy()
+        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        return cls(interactions["item"].to_numpy().astype(np.int64), offsets)
 
     @property
     def lengths(self) -> NDArray[np.int64]:
