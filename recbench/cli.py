@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from recbench import __doc__ as about
 from recbench import __version__, commands, runs
 from recbench.config import nearest
-from recbench.errors import RecbenchError, ResourceError, UsageError
+from recbench.errors import FaultyFileError, RecbenchError, ResourceError, UsageError
 from recbench.parse import parse
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _sigterm_raises():
             return _run(argv)
     except RecbenchError as error:
+        if isinstance(error, FaultyFileError):
+            print(error.report)
         return _complain(str(error), error.exit_code)
     except KeyboardInterrupt:
         return _complain(f"interrupted{_how_to_go_on(argv)}", 128 + signal.SIGINT)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from recbench.data.tables.columns import Columns
 from recbench.errors import UsageError
 from recbench.runs import restore, retrain
 
@@ -98,15 +99,24 @@ def data_prepare(name: str) -> str:
     return audit.prepare_text(name)
 
 
-def data_check(name: str) -> str:
-    """Check a data set for leaks, ties, repeats and duplicates.
+def data_check(
+    name: str,
+    *,
+    columns: Columns = Columns(),  # noqa: B008 - immutable
+    strict: bool = False,
+    save: Path | None = None,
+) -> str:
+    """Check a data set for leaks, ties, repeats and duplicates; of your own file, say all that is wrong.
 
     Args:
-        name: a data set, or the path of your own file of sequences.
+        name: a data set, or the path of your own table or file of sequences.
+        columns: which column of your table holds what; found by their usual names unless declared.
+        strict: end with exit code 3 where the data has a fault.
+        save: write the settings that use your file, for `recbench fit --data`, to this YAML file.
     """
     from recbench.data import audit
 
-    return audit.check_text(name)
+    return audit.check_text(name, columns=columns, strict=strict, save=save)
 
 
 def data_stats(name: str) -> str:

@@ -19,6 +19,14 @@ class DataError(RecbenchError):
     exit_code = 3
 
 
+class FaultyFileError(DataError):
+    """A file in which much is wrong: `report` has all of it, for standard output."""
+
+    def __init__(self, message: str, *, report: str) -> None:
+        super().__init__(message)
+        self.report = report
+
+
 class CheckpointError(RecbenchError):
     """A checkpoint that is damaged, of another method, or of an unknown format."""
 

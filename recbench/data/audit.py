@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING
 
 from recbench.data import prepare, raw, sequence_file
 from recbench.data.certificate import certificate
+from recbench.data.inspect_file import inspect
 from recbench.data.public import DATA_SETS
-from recbench.errors import DataError
+from recbench.data.tables.columns import Columns
+from recbench.data.tables.file import is_table
+from recbench.errors import FaultyFileError, UsageError
+from recbench.results import write_atomic
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-_MAX_LISTED = 20
+    import polars as pl
 
 
 def list_text() -> str:
@@ -43,29 +47,51 @@ def prepare_text(name: str) -> str:
     )
 
 
-def check_text(name: str, *, strict: bool = False) -> str:
-    """The certificate of a data set or of a user's sequence file.
+def check_text(
+    name: str,
+    *,
+    columns: Columns = Columns(),  # noqa: B008 - immutable
+    strict: bool = False,
+    save: Path | None = None,
+) -> str:
+    """The certificate of a data set; of a user's own file everything that there is to say.
 
     Args:
-        name: a data set, or the path of a sequence file.
+        name: a data set, or the path of a table or a sequence file.
+        columns: which column of a table holds what.
         strict: whether a fault is an error.
+        save: where to write the settings that use the user's file.
 
     Raises:
-        DataError: the file is malformed, and every bad line is listed; or `strict` and there are faults.
+        FaultyFileError: lines of the file are wrong; or `strict` and there are faults. The report has it all.
+        DataError: the file cannot be read, or too little is in it.
+        UsageError: columns are declared, or settings wanted, for what is no file of the user's.
     """
     path = prepare.own_file(name)
-    if path is not None:
-        _check_lines(path)
-        sequences = sequence_file.sequences(path)
-    elif name == prepare.DEMO:
-        sequences = None
+    settings = ""
+    if path is None:
+        prepared = prepare.load(name)
+        if columns != Columns() or save is not None:
+            raise UsageError(f"{name} is no file of yours: leave out --columns and --save")
+        audited = certificate(prepared, _raw_sequences(name))
+        text = audited.text()
     else:
-        found = raw.find(prepare.public_data_set(name).sequences)
-        sequences = None if found is None else sequence_file.parse(found.content, str(found.path))
-    audited = certificate(prepare.load(name), sequences)
+        report = inspect(path, columns, is_table=is_table(path) or columns != Columns())
+        audited, text, settings = report.audited, report.text, report.settings
     if strict and audited.faults():
-        raise DataError(f"{name}: {'; '.join(audited.faults())}")
-    return audited.text()
+        raise FaultyFileError(f"{name}: {'; '.join(audited.faults())}", report=text)
+    if save is not None:
+        write_atomic(save, settings.encode())
+        text += f"\n\nsaved {save}"
+    return text
+
+
+def _raw_sequences(name: str) -> pl.DataFrame | None:
+    """The interactions of a public data set under the ids of its raw file, where that is here."""
+    if name == prepare.DEMO:
+        return None
+    found = raw.find(prepare.public_data_set(name).sequences)
+    return None if found is None else sequence_file.parse(found.content, str(found.path))
 
 
 def stats_text(name: str) -> str:
@@ -96,13 +122,3 @@ def stats_text(name: str) -> str:
     )
     width = max(len(label) for label, _ in rows)
     return "\n".join([card.name, *(f"  {label:<{width}}  {value}" for label, value in rows)])
-
-
-def _check_lines(path: Path) -> None:
-    """Raise with every bad line of a sequence file."""
-    found = sequence_file.problems(raw.read(path))
-    if not found:
-        return
-    listed = [sequence_file.describe(str(path), problem) for problem in found[:_MAX_LISTED]]
-    more = [f"... and {len(found) - _MAX_LISTED:,} more lines"] if len(found) > _MAX_LISTED else []
-    raise DataError("\n".join([*listed, *more]))

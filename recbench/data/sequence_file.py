@@ -9,12 +9,12 @@ refused with its line.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import polars as pl
 
 from recbench.data import raw
-from recbench.errors import DataError
+from recbench.data.problems import BrokenFileError, Problem, shown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,13 +34,6 @@ _ID_FAULTS = (  # what an id looks like, what is wrong with it and what to do
 )
 
 
-class Problem(NamedTuple):
-    """What is wrong, and in which line; line 0 stands for the file as a whole."""
-
-    line: int
-    text: str
-
-
 def sequences(path: Path) -> pl.DataFrame:
     """The interactions in `path`: raw ids `user` and `item`, and `pos`, its place in the history from 0.
 
@@ -58,9 +51,7 @@ def parse(content: bytes, where: str) -> pl.DataFrame:
     """
     lines, found = _examined(content)
     if found:
-        others = len(found) - 1
-        more = f" ({others} more line{'s are' if others > 1 else ' is'} wrong)" if others else ""
-        raise DataError(describe(where, found[0]) + more)
+        raise BrokenFileError(where, found)
     ids = pl.col("ids")
     return lines.select(
         user=ids.list.first(),
@@ -72,11 +63,6 @@ def parse(content: bytes, where: str) -> pl.DataFrame:
 def problems(content: bytes) -> list[Problem]:
     """Everything that is wrong with a sequence file, in line order; empty for a good one."""
     return _examined(content)[1]
-
-
-def describe(where: str, problem: Problem) -> str:
-    """One line: file, line number, what is wrong and what to do."""
-    return f"{where}:{problem.line}: {problem.text}" if problem.line else f"{where}: {problem.text}"
 
 
 def _examined(content: bytes) -> tuple[pl.DataFrame, list[Problem]]:
@@ -165,8 +151,3 @@ def _too_small(lines: pl.DataFrame) -> list[Problem]:
     if num_items == 1:
         return [Problem(1, f"item {lines['ids'][0][1]} is the only item in the file; at least 2 are needed")]
     return []
-
-
-def shown(text: str) -> str:
-    """A value in quotes, cut when long."""
-    return repr(text if len(text) <= 40 else f"{text[:40]}…")

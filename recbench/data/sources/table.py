@@ -10,12 +10,16 @@ known by the year that they would give as seconds. Dates without a zone are UTC.
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import polars as pl
 
-from recbench.data.sequence_file import Problem, shown
-from recbench.data.source import Log
+from recbench.data.problems import BrokenFileError, Problem, shown
+from recbench.data.selection import narrow
+from recbench.data.sequence_file import MIN_ITEMS
+from recbench.data.source import Log, Source
 from recbench.data.tables.columns import Columns, find_columns
 from recbench.data.tables.fields import (
     id_facts,
@@ -29,7 +33,7 @@ from recbench.data.tables.fields import (
     time_faults,
     time_unit,
 )
-from recbench.data.tables.file import TableFile, broken, open_table
+from recbench.data.tables.file import TableFile, open_bytes, open_table
 from recbench.data.tables.items import items_path, table_items
 from recbench.errors import DataError
 
@@ -38,12 +42,13 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
+    from recbench.data.selection import Selection
     from recbench.data.source import Clock
     from recbench.data.tables.fields import Fault, TimeUnit
 
-__all__ = ["Columns", "Examined", "examine", "items_path", "read_table", "table_items"]
+__all__ = ["Columns", "Examined", "examine", "items_path", "read_own", "read_table", "table_items"]
 
-_ROLES = ("user", "item", "time", "rating")
+ROLES = ("user", "item", "time", "rating")
 
 
 class Examined(NamedTuple):
@@ -78,8 +83,33 @@ def read_table(path: Path, columns: Columns = Columns()) -> Log:  # noqa: B008 -
     """
     found = examine(path, columns)
     if found.problems:
-        raise broken(path, found.problems, num_more=found.num_problems - len(found.problems))
+        raise BrokenFileError(path, found.problems, found.num_problems)
     return found.log
+
+
+def read_own(path: Path, columns: Columns, selection: Selection) -> Source:
+    """A user's own table, selected and with what is known of its items, ready to be numbered.
+
+    Users with fewer than 3 interactions are dropped whatever `selection` says: one item each is needed to
+    train, to validate and to test on.
+
+    Args:
+        path: the file.
+        columns: which column holds what, and the table of the items, if there is a second one.
+        selection: what to keep.
+
+    Raises:
+        DataError: a file or a row of it is not as it must be, or nothing is left.
+        UsageError: the file has no times or ratings to select by.
+    """
+    log = read_table(path, columns)
+    kept = narrow(log, replace(selection, min_user=max(selection.min_user, MIN_ITEMS)))
+    interactions = kept.interactions.with_columns(pl.col(pl.Categorical).cast(pl.String))
+    items = table_items(path, columns, interactions["item"])
+    digests = {
+        each.name.removesuffix(".gz"): _digest(each) for each in (path, items_path(path, columns)) if each
+    }
+    return Source(interactions, items, log.clock, digests, notes=(*log.notes, *kept.notes))
 
 
 def examine(path: Path, columns: Columns = Columns()) -> Examined:  # noqa: B008 - immutable
@@ -89,17 +119,15 @@ def examine(path: Path, columns: Columns = Columns()) -> Examined:  # noqa: B008
         DataError: the file cannot be read as a table at all, or has no column for users or items.
     """
     table = open_table(path)
-    roles = find_columns(columns, table.header, _ROLES, path, needed=("user", "item"))
+    roles = find_columns(columns, table.header, ROLES, path, needed=("user", "item"))
     rows = table.rows(roles)
-    facts = _facts(table, rows, roles)
+    facts = _facts(table, roles)
     unit = time_unit(facts) if "time" in roles else None
     faults = [fault for role in roles for fault in _faults(role, unit)]
     counted = rows.select(pl.any_horizontal(fault.broken for fault in faults).sum().alias("n"))
     num_problems = int(table.collect(counted)["n"][0])
     problems = list_problems(table, rows, faults) if num_problems else []
-    if (
-        table.separator and facts["num_open"] > facts["num_blank"]
-    ):  # fields at the end of a row may be absent, not empty
+    if facts["num_open"] > facts["num_blank"]:  # fields at the end of a row may be absent, not empty
         short = table.short_rows()
         lines = {problem.line for problem in short}
         problems = sorted(short + [problem for problem in problems if problem.line not in lines])
@@ -109,7 +137,7 @@ def examine(path: Path, columns: Columns = Columns()) -> Examined:  # noqa: B008
     return Examined(table, roles, unit, problems, num_problems, _log_of(table, rows, roles, facts, unit))
 
 
-def _facts(table: TableFile, rows: pl.LazyFrame, roles: Mapping[str, str]) -> dict[str, Any]:
+def _facts(table: TableFile, roles: Mapping[str, str]) -> dict[str, Any]:
     """What one pass over the rows finds out.
 
     Raises:
@@ -119,13 +147,19 @@ def _facts(table: TableFile, rows: pl.LazyFrame, roles: Mapping[str, str]) -> di
     for role, column in roles.items():
         if schema[column] != pl.String:
             raise DataError(f"{table.path}: column {shown(column)} holds lists; a {role} is a single value")
-    last = table.frame.select(is_open=pl.col(table.header[-1]).is_null(), is_blank=table.is_blank)
-    every = {"num_rows": pl.len()}
-    every |= id_facts("user") | id_facts("item") | (time_facts() if "time" in roles else {})
-    facts = table.collect(rows.select(**every)).row(0, named=True)
-    facts |= table.collect(
-        last.select(num_open=pl.col("is_open").sum(), num_blank=pl.col("is_blank").sum())
-    ).row(0, named=True)
+    frame = table.frame.select(
+        is_open=pl.col(table.header[-1]).is_null() if table.separator else pl.lit(value=False),
+        is_blank=table.is_blank,
+        **{role: pl.col(column) for role, column in roles.items()},
+    )
+    counts = {
+        "num_rows": (~pl.col("is_blank")).sum(),
+        "num_open": pl.col("is_open").sum(),
+        "num_blank": pl.col("is_blank").sum(),
+    }
+    times = time_facts() if "time" in roles else {}
+    found = table.collect(frame.select(**counts, **id_facts("user"), **id_facts("item"), **times))
+    facts = found.row(0, named=True)
     if not facts["num_rows"]:
         raise DataError(f"{table.path}: there is a header and nothing below; add one row per interaction")
     return facts
@@ -200,3 +234,12 @@ def _time_notes(unit: TimeUnit, facts: Mapping[str, Any]) -> list[str]:
         return [f"{num_dates - num_zoned:,} dates name no zone; read as UTC"] if num_zoned < num_dates else []
     year = 1970 + facts["largest"] / (365.2425 * 86_400)
     return [f"times are unix {unit} (as seconds they would lie in the year {year:,.0f}); converted"]
+
+
+def _digest(path: Path) -> str:
+    """The sha256 of the content of a file that was read already."""
+    digest = hashlib.sha256()
+    with open_bytes(path).opened() as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

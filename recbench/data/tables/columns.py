@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from recbench.data.sequence_file import shown
+from recbench.data.problems import shown
 from recbench.errors import DataError
 
 if TYPE_CHECKING:
@@ -150,8 +150,8 @@ def _missing(role: str, header: Sequence[str]) -> str:
             "such as user,item,time"
         )
     return (
-        f"no column for {role} under its usual names; there are {_listed(header)}; say which one with "
-        f"--data.columns.{role} NAME"
+        f"no column for {role} under its usual names; there are {_listed(header)}; set columns.{role} to the "
+        "right one"
     )
 
 

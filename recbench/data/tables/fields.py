@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import polars as pl
 
-from recbench.data.sequence_file import Problem, shown
-from recbench.data.tables.lines import MAX_PROBLEMS
+from recbench.data.problems import MAX_PROBLEMS, Problem, shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -120,7 +119,7 @@ def number(role: str) -> pl.Expr:
 
 def number_faults(role: str) -> list[Fault]:
     """The rules of ratings and coordinates: a number, and a place on earth."""
-    way_out = f"correct it, remove the row, or go without by --data.columns.{role} -"
+    way_out = f"correct it, remove the row, or set columns.{role} to '-' to go without"
     faults = [Fault(role, number(role).is_null(), f"{role} {{}} is not a number; {way_out}")]
     if role in COORDINATES:
         limit = COORDINATES[role]
@@ -197,7 +196,7 @@ def time_faults(unit: TimeUnit) -> list[Fault]:
         Fault(
             "time",
             is_nothing("time"),
-            "time is missing ({}); fill it in, remove the row, or go without times by --data.columns.time -",
+            "time is missing ({}); fill it in, remove the row, or set columns.time to '-' to go without",
         ),
         Fault(
             "time",
@@ -213,3 +212,19 @@ def time_faults(unit: TimeUnit) -> list[Fault]:
         ),
         Fault("time", value > time.time() + _DAY, "time {} lies in the future; " + way_out),
     ]
+
+
+def kind_of(column: pl.Series) -> str:
+    """What a column of text or lists holds, judged by its values: for people, nothing depends on it."""
+    if column.dtype != pl.String:
+        return "lists"
+    text = column.drop_nulls().str.strip_chars()
+    text = text.filter(text != "")
+    if text.is_empty():
+        return "nothing"
+    if text.str.contains(r"^[-+]?[0-9]+$").all():
+        return "whole numbers"
+    if text.str.contains(_NUMBER).all():
+        return "numbers"
+    dates = pl.DataFrame({"time": text}).select(moment()).to_series()
+    return "dates" if not dates.null_count() else "text"

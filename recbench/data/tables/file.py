@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Literal
 import polars as pl
 
 from recbench.data import raw
-from recbench.data.sequence_file import Problem, describe, shown
+from recbench.data.problems import MAX_PROBLEMS, BrokenFileError, Problem, shown
 from recbench.data.tables import lines
-from recbench.data.tables.lines import MAX_PROBLEMS, Bytes
+from recbench.data.tables.lines import Bytes
 from recbench.errors import DataError
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class TableFile:
             return frame.collect(engine="streaming")
         except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
             found = self.unsound() or [Problem(0, f"cannot be read ({str(error).splitlines()[0]})")]
-            raise broken(self.path, found) from None
+            raise BrokenFileError(self.path, found) from None
 
     def unsound(self) -> list[Problem]:
         """Lines that are no rows of this table, looked for one by one."""
@@ -153,22 +153,13 @@ def is_table(path: Path) -> bool:
     return _suffix(path) in SUFFIXES
 
 
-def broken(path: Path, found: Sequence[Problem], *, num_more: int = 0) -> DataError:
-    """The error for a file with problems: the first one, and how many others there are."""
-    others = len(found) - 1 + num_more
-    more = f" ({others:,} more line{'s are' if others > 1 else ' is'} wrong)" if others else ""
-    return DataError(describe(str(path), found[0]) + more)
-
-
 def open_table(path: Path) -> TableFile:
     """Open a table of any format.
 
     Raises:
         DataError: it is missing, unreadable, of an unknown format, not text, empty, or has no header.
     """
-    file = Bytes(path)
-    if not path.is_file() or path.suffix == ".gz" or file.start(2) == _GZIP:
-        file = Bytes(path, raw.read(path))
+    file = open_bytes(path)
     start = file.start(_SAMPLE)
     if not start.strip():
         raise DataError(f"{path}: the file is empty; it should hold a header and one row per interaction")
@@ -192,6 +183,17 @@ def open_table(path: Path) -> TableFile:
             "`jq -c '.[]'` does"
         )
     return _open_csv(file)
+
+
+def open_bytes(path: Path) -> Bytes:
+    """The bytes of a file, unpacked where it is gzip.
+
+    Raises:
+        DataError: it is missing, unreadable, or damaged gzip.
+    """
+    file = Bytes(path)
+    is_zipped = not path.is_file() or path.suffix == ".gz" or file.start(2) == _GZIP
+    return Bytes(path, raw.read(path)) if is_zipped else file
 
 
 def _open_csv(file: Bytes) -> TableFile:
@@ -228,7 +230,9 @@ def _open_json_lines(file: Bytes) -> TableFile:
     frame = pl.scan_ndjson(source, schema=pl.Schema(dict.fromkeys(keys, pl.String)))
     table = TableFile(file, "JSON lines", "", keys, frame, notes)
     if not keys:
-        raise broken(file.path, table.unsound() or [Problem(1, "an object without keys; name the columns")])
+        raise BrokenFileError(
+            file.path, table.unsound() or [Problem(1, "an object without keys; name the columns")]
+        )
     return table
 
 

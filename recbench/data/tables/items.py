@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from recbench.data.problems import BrokenFileError
 from recbench.data.tables.columns import FEATURES, UNUSED, Columns, find_columns
 from recbench.data.tables.fields import (
     COORDINATES,
@@ -19,7 +20,7 @@ from recbench.data.tables.fields import (
     number_faults,
     stripped,
 )
-from recbench.data.tables.file import TableFile, broken, open_table
+from recbench.data.tables.file import TableFile, open_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -85,7 +86,7 @@ def _refuse_bad_items(
         there = ~is_nothing(role)
         faults += [fault._replace(broken=fault.broken & there) for fault in number_faults(role)]
     if faults and (found := list_problems(table, rows, faults)):
-        raise broken(table.path, found)
+        raise BrokenFileError(table.path, found)
 
 
 def _feature(role: str) -> pl.Expr:
@@ -117,7 +118,7 @@ def _is_of_items(role: str, frame: pl.DataFrame, columns: Columns, table: TableF
     if getattr(columns, role):
         _log.warning("%s; the first is taken", what)
         return True
-    _log.warning("%s, so it is not the items'; declare it by --data.columns.%s to take the first", what, role)
+    _log.warning("%s, so it is not the items'; declare it as columns.%s to take the first", what, role)
     return False
 
 

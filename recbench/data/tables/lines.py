@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from recbench.data.sequence_file import Problem, shown
+from recbench.data.problems import MAX_PROBLEMS, Problem, shown
 from recbench.errors import DataError
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import BinaryIO, TextIO
 
-MAX_PROBLEMS = 1000  # are worked out; a file with more is of another kind
 _CHUNK = 1 << 22  # bytes
 
 
