@@ -101,7 +101,7 @@ def estimates(ranks: Ranks) -> dict[str, Estimate]:
     }
 
 
-def groups(ranks: Ranks, lengths: NDArray[np.int64]) -> dict[str, Group]:
+def of_lengths(ranks: Ranks, lengths: NDArray[np.int64]) -> dict[str, Group]:
     """Metrics by length of the whole history: short, medium, long, as far as there are users.
 
     Only ranks and lengths are needed, so the groups of an old record need no rerun.

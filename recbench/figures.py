@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from recbench.data.profile import LENGTH_GROUPS
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from recbench.data.catalog import Catalog
+    from recbench.evaluate import Group
     from recbench.results import Estimate, Run
 
 SHOWN = ("hr@10", "ndcg@10", "precision@10", "mrr@10")
@@ -23,7 +26,7 @@ def record_table(run: Run, path: Path) -> Table:
         table.add_row(f"latency, {side}", f"{latency.p50_ms:.2f} ms", f"p95 {latency.p95_ms:.2f} ms")
     for stage, cost in run.stages.items():
         table.add_row(f"stage {stage}", f"{cost.train_s:.1f} s", f"{cost.num_epochs} epochs")
-    table.caption = str(path)
+    table.caption = "\n".join(filter(None, (run.note, str(path))))
     return table
 
 
@@ -35,6 +38,17 @@ def metric_table(title: str, metrics: dict[str, Estimate]) -> Table:
             found = metrics[key]
             bounds = "" if found.low is None else f"{found.low:.4f} to {found.high:.4f}"
             table.add_row(key, f"{found.value:.4f}", bounds)
+    return table
+
+
+def group_table(title: str, groups: dict[str, Group]) -> Table:
+    """HR and NDCG at 10 of users with histories of different length, with their intervals."""
+    table = Table("histories", "users", "hr@10", "ndcg@10", title=title)
+    for name, group in groups.items():
+        shown = (group.metrics[key] for key in ("hr@10", "ndcg@10"))
+        cells = [f"{found.value:.4f} ({found.low:.4f} to {found.high:.4f})" for found in shown]
+        few = " (few)" if group.is_small else ""
+        table.add_row(f"{name}, {LENGTH_GROUPS[name]}", f"{group.num_users:,}{few}", *cells)
     return table
 
 

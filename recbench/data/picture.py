@@ -77,7 +77,7 @@ def svg(title: str, lengths: NDArray[np.int64], popularity: NDArray[np.int64]) -
 
 def _plot(curve: Curve, left: float, top: float) -> str:
     """One plot with its upper left corner at (left, top)."""
-    span_x, span_y = (1.04 * max(math.log10(values.max()), 0.3) for values in (curve.x, curve.y))
+    span_x, span_y = (1.1 * max(math.log10(values.max()), 0.3) for values in (curve.x, curve.y))
 
     def across(value: float) -> float:
         return round(left + WIDTH * math.log10(value) / span_x, 1)

@@ -23,6 +23,9 @@ Row = dict[str, Any]
 
 PROTOCOLS = {
     "loo-full": "leave-one-out by time, all items ranked",
+    "loo-5km": "leave-one-out by time, places within 5 km of the last check-in ranked",
+    "loo-5km-target": "leave-one-out by time, places within 5 km of the target ranked",
+    "time-full": "cut at one moment for all users, all items ranked",
     "loo-full-lag2": "leave-one-out by time, all items ranked, the cloud lacks the two newest interactions",
 }
 TITLES = {"hr": "HR", "ndcg": "NDCG", "mrr": "MRR", "precision": "Precision"}
