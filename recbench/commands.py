@@ -17,19 +17,26 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-def evaluate(run: Path) -> Table:
+def evaluate(run: Path, *, groups: bool = False) -> Table:
     """Rank every user's test item with a saved run.
 
     Args:
         run: folder of a finished run, such as runs/demo-sasrec-0-1a2b3c4d.
+        groups: tell users with short, medium and long histories apart.
     """
     model, data = restore(run)  # before torch is imported: a misspelt folder is told at once
-    from recbench.evaluate import estimates
+    from recbench import figures
+    from recbench.evaluate import estimates, of_lengths
     from recbench.evaluate import evaluate as rank_targets
-    from recbench.figures import metric_table
 
     found = rank_targets(model, data)
-    return metric_table(f"{run.name}: {len(found.users):,} users", estimates(found.ranks))
+    title = f"{run.name}: {len(found.users):,} users, {data.protocol}"
+    if groups:
+        table = figures.group_table(title, of_lengths(found.ranks, data.sequences.lengths[found.users]))
+    else:
+        table = figures.metric_table(title, estimates(found.ranks))
+    table.caption = "\n".join((*data.notes(), *found.notes())) or table.caption
+    return table
 
 
 def recommend(run: Path, *, user: int, k: int = 10) -> Table:
@@ -119,12 +126,13 @@ def data_check(
     return audit.check_text(name, columns=columns, strict=strict, save=save)
 
 
-def data_stats(name: str) -> str:
+def data_stats(name: str, *, picture: Path | None = None) -> str:
     """Print the statistics of a data set.
 
     Args:
         name: a data set, or the path of your own file of sequences.
+        picture: draw the lengths of histories and the popularity of items into this SVG file.
     """
-    from recbench.data import audit
+    from recbench.data.stats import stats_text
 
-    return audit.stats_text(name)
+    return stats_text(name, picture=picture)

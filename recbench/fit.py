@@ -66,6 +66,7 @@ def fit(
     record = Run(
         model=name,
         data=data.prepared.name,
+        protocol=data.protocol,
         seed=seed,
         config=config,
         config_hash=config_hash(config, data.prepared.card.fingerprint),
@@ -143,6 +144,7 @@ def _judge(
     update: dict[str, Any] = {
         "metrics": estimates(tested.ranks),
         "num_users": len(tested.users),
+        "note": "; ".join((*data.notes(), *tested.notes())),
         "validation": means(evaluate(model, data, split="validation").ranks),
         "stages": costs,
         "latency": {model.side: request_latency(model, data)},

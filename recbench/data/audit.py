@@ -1,4 +1,4 @@
-"""What `recbench data list|prepare|check|stats` prints."""
+"""What `recbench data list|prepare|check` prints."""
 
 from __future__ import annotations
 
@@ -92,33 +92,3 @@ def _raw_sequences(name: str) -> pl.DataFrame | None:
         return None
     found = raw.find(prepare.public_data_set(name).sequences)
     return None if found is None else sequence_file.parse(found.content, str(found.path))
-
-
-def stats_text(name: str) -> str:
-    """The card of a data set."""
-    card = prepare.load(name).card
-    rows = (
-        ("about", card.about),
-        ("users", f"{card.num_users:,}"),
-        ("items", f"{card.num_items:,}"),
-        ("interactions", f"{card.num_interactions:,}"),
-        ("sparsity", f"{card.sparsity:.4%}"),
-        (
-            "items per user",
-            f"{card.mean_length:.2f} ({card.min_length} / {card.median_length:g} / {card.max_length})",
-        ),
-        ("repeats", f"{card.repeat_rate:.2%}"),
-        (
-            "times",
-            {"unix": "unix seconds", "relative": "seconds since the user's first", "none": "none"}[
-                card.clock
-            ],
-        ),
-        ("item features", ", ".join(card.features) or "none"),
-        ("item index seed", str(card.index_seed)),
-        ("fingerprint", card.fingerprint),
-        ("with features", card.catalog_fingerprint),
-        *((f"sha256 {file}", digest) for file, digest in card.sources.items()),
-    )
-    width = max(len(label) for label, _ in rows)
-    return "\n".join([card.name, *(f"  {label:<{width}}  {value}" for label, value in rows)])
