@@ -28,6 +28,11 @@ MAX_RATIO = 50  # as for gzip files: text shrinks 3 to 10 times
 ALWAYS_FINE = 64 << 20  # bytes
 MAX_MEMBERS = 100_000
 _CHUNK = 1 << 20
+# what the readers of the standard library raise for bytes that make no sense, or that they do not know
+_DAMAGED = (
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, gzip.BadGzipFile),
+    *(EOFError, ValueError, NotImplementedError),
+)
 
 
 class _Member(NamedTuple):
@@ -137,8 +142,8 @@ def _opened(path: Path) -> Iterator[Iterator[_Member]]:
                 metered = _Metered(path, stream, limit)  # type: ignore[arg-type]
                 # a stream is read once, front to back, so no header can send the reader elsewhere
                 with tarfile.open(fileobj=metered, mode="r|") as archive:  # type: ignore[call-overload]
-                    yield _tarred(path, archive)
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, gzip.BadGzipFile, EOFError) as error:
+                    yield _tarred(path, archive, metered)
+    except _DAMAGED as error:
         raise DataError(
             f"{path}: is no zip, tar or tar.gz archive, or a damaged one ({error}); fetch it again"
         ) from None
@@ -169,7 +174,7 @@ def _zipped(path: Path, archive: zipfile.ZipFile) -> Iterator[_Member]:
                 yield _Member(str(PurePosixPath(info.filename)), content)
 
 
-def _tarred(path: Path, archive: tarfile.TarFile) -> Iterator[_Member]:
+def _tarred(path: Path, archive: tarfile.TarFile, stream: _Metered) -> Iterator[_Member]:
     """The files of a tar, in one pass."""
     seen: set[str] = set()
     for info in archive:
@@ -181,6 +186,8 @@ def _tarred(path: Path, archive: tarfile.TarFile) -> Iterator[_Member]:
         content = archive.extractfile(info) if info.isreg() else None
         if content is not None:
             yield _Member(name, content)
+    while stream.read(_CHUNK):  # the checksum of gzip stands at the very end
+        pass
 
 
 def _checked_name(path: Path, name: str, seen: set[str]) -> str:
