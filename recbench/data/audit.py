@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from recbench.data import prepare, raw, sequence_file
+from recbench.data import prepare, raw, recipes, sequence_file
 from recbench.data.certificate import certificate
 from recbench.data.inspect_file import inspect
 from recbench.data.public import DATA_SETS
@@ -24,16 +24,16 @@ def list_text() -> str:
     """The data sets and where they stand on this machine."""
     rows = [(prepare.DEMO, "always here", "made-up town with known signal")]
     for name, data_set in DATA_SETS.items():
-        state = "raw file here" if raw.find(data_set.sequences) else "to be downloaded"
-        users, items, interactions = data_set.golden
-        rows.append(
-            (
-                name,
-                state,
-                f"{data_set.about}: {users:,} users, {items:,} items, {interactions:,} interactions",
-            )
-        )
-    return "\n".join(f"{name:<8}{state:<18}{about}" for name, state, about in rows)
+        is_public = all(file.url for file in data_set.files)
+        missing = "to be downloaded" if is_public else "to be provided"
+        about = data_set.about
+        if data_set.golden:
+            users, items, interactions = data_set.golden
+            about += f": {users:,} users, {items:,} items, {interactions:,} interactions"
+        about += f"; partial: {data_set.partial}" if data_set.partial else ""
+        rows.append((name, "raw file here" if recipes.here(data_set) else missing, about))
+    width = max(len(name) for name, _, _ in rows) + 2
+    return "\n".join(f"{name:<{width}}{state:<18}{about}" for name, state, about in rows)
 
 
 def prepare_text(name: str) -> str:
@@ -41,10 +41,12 @@ def prepare_text(name: str) -> str:
     start = time.perf_counter()
     card = prepare.prepare(name).card
     seconds = time.perf_counter() - start
-    return (
+    partial = [f"partial: {card.partial}"] if card.partial else []
+    head = (
         f"{card.name}: {card.num_users:,} users, {card.num_items:,} items, "
         f"{card.num_interactions:,} interactions, fingerprint {card.fingerprint[:12]}, in {seconds:.2f} s"
     )
+    return "\n".join([head, *(f"  {line}" for line in (*partial, *card.notes))])
 
 
 def check_text(
@@ -90,5 +92,6 @@ def _raw_sequences(name: str) -> pl.DataFrame | None:
     """The interactions of a public data set under the ids of its raw file, where that is here."""
     if name == prepare.DEMO:
         return None
-    found = raw.find(prepare.public_data_set(name).sequences)
+    file = prepare.public_data_set(name).sequences
+    found = None if file is None else raw.find(file)
     return None if found is None else sequence_file.parse(found.content, str(found.path))

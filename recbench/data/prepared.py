@@ -1,8 +1,9 @@
 """Prepared data: what every method trains on, and the card that says what it is.
 
-Users are indexed 0..U-1 in order of their raw ids. Items are indexed 1..N in an order that only a seed and
-their raw ids decide: the usual files number items by first appearance, test items included, so that "largest
-id so far + 1" finds 3 to 5 % of the targets. Neither order depends on the order of lines in the raw file.
+Users are indexed 0..U-1 in order of their raw ids, text by its bytes. Items are indexed 1..N in an order that
+only a seed and their raw ids decide: the usual files number items by first appearance, test items included,
+so that "largest id so far + 1" finds 3 to 5 % of the targets. Neither order depends on the order of lines in
+the raw file.
 """
 
 from __future__ import annotations
@@ -15,20 +16,23 @@ import numpy as np
 import polars as pl
 from pydantic import BaseModel, ConfigDict
 
-from recbench.data.fingerprint import fingerprint, shuffled_order
-from recbench.errors import UsageError
+from recbench.data.fingerprint import as_numbers, fingerprint, shuffled_order
+from recbench.data.ids import coded
+from recbench.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from recbench.data.source import Source
 
-FORMAT = 1  # of the prepared tables; a cache of another format is rebuilt
+FORMAT = 2  # of the prepared tables; a cache of another format is rebuilt
 
 
 class Origin(BaseModel):
     """What is given about a data set; the rest of its card is measured.
 
     `clock` is what `time` counts from: 1970, the user's first interaction, or there are no times. `sources`
-    has the sha256 of each raw file's uncompressed content.
+    has the sha256 of each raw file: of its uncompressed content, or, where the name ends in .gz, of the file
+    as it lies. `partial` says what is missing of a data set that is not whole. `notes` has a line for each
+    thing that was dropped, merged or mended on the way from the raw files, and one for ties in time.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,6 +43,8 @@ class Origin(BaseModel):
     index_seed: int
     clock: Literal["unix", "relative", "none"]
     sources: dict[str, str]
+    partial: str = ""
+    notes: tuple[str, ...] = ()
 
 
 class Card(Origin):
@@ -85,58 +91,69 @@ class Prepared:
     card: Card
 
 
-def assemble(name: str, about: str, source: Source, *, index_seed: int) -> Prepared:
+def assemble(name: str, about: str, source: Source, *, index_seed: int, partial: str = "") -> Prepared:
     """Number users and items, and describe the outcome.
 
     Args:
         name: what the records call the data set.
         about: one line for people.
-        source: what was read.
+        source: what was read; its ids are integers, String or Categorical.
         index_seed: decides the order of item indices.
+        partial: what is missing of a data set that is not whole.
 
     Raises:
         UsageError: `index_seed` is negative.
+        DataError: an item of the interactions is not among the items.
     """
     if index_seed < 0:
         raise UsageError(f"index_seed must be 0 or more, got {index_seed}")
-    users, numbered = (
-        user_indices(source.interactions["user"]),
-        item_indices(source.items["item"], index_seed),
-    )
-    times = [] if source.clock == "none" else ["time"]
-    interactions = (
-        source.interactions.rename({"user": "raw_user", "item": "raw_item"})
-        .join(users, on="raw_user")
-        .join(numbered, on="raw_item")
-        .sort("user", "pos")
-        .select("user", "item", *times)
-    )
+    numbered = item_indices(source.items["item"], index_seed)
+    users, interactions = _numbered(source, numbered)
     items = source.items.rename({"item": "raw_item"}).join(numbered, on="raw_item").sort("item")
     items = items.select("item", pl.exclude("item", "raw_item"))
     queries = source.queries
     if queries is not None:
-        queries = (
-            queries.rename({"user": "raw_user"})
-            .join(users, on="raw_user")
-            .sort("user")
-            .select("user", "query")
-        )
+        known = queries.rename({"user": "raw_user"}).cast({"raw_user": users.schema["raw_user"]})
+        queries = known.join(users, on="raw_user").sort("user").select("user", "query")
     origin = Origin(
-        name=name, about=about, index_seed=index_seed, clock=source.clock, sources=dict(source.digests)
+        name=name,
+        about=about,
+        index_seed=index_seed,
+        clock=source.clock,
+        sources=dict(source.digests),
+        partial=partial,
+        notes=source.notes,
     )
     return Prepared(name, interactions, items, queries, describe(interactions, items, queries, origin))
 
 
-def user_indices(raw_ids: pl.Series) -> pl.DataFrame:
-    """`raw_user` -> `user`: indices from 0 in order of the raw ids."""
-    ordered = raw_ids.unique().sort()
-    return pl.DataFrame({"raw_user": ordered, "user": np.arange(len(ordered), dtype=np.int32)})
+def _numbered(source: Source, items: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """`raw_user` -> `user`, and the interactions by index, sorted by user and position."""
+    users, raw_items = coded(source.interactions["user"]), coded(source.interactions["item"])
+    index = pl.DataFrame({"raw_item": raw_items.ids.cast(items.schema["raw_item"])}).join(
+        items, on="raw_item", how="left", maintain_order="left"
+    )
+    unknown = index.filter(pl.col("item").is_null())["raw_item"]
+    if len(unknown):
+        raise DataError(f"item {unknown[0]} of the interactions is not among the items; fetch both again")
+    numbers = index["item"].to_numpy()
+    columns = {
+        "user": pl.Series(users.codes).cast(pl.Int32),
+        "item": pl.Series(numbers[raw_items.codes], dtype=pl.Int32),
+    }
+    times = [] if source.clock == "none" else ["time"]
+    frame = source.interactions.select(*times, "pos").with_columns(**columns)
+    place = frame["user"].to_numpy().astype(np.int64) * 2**32 + frame["pos"].to_numpy()
+    if (place[1:] < place[:-1]).any():
+        frame = frame.sort("user", "pos")
+    raw_users = pl.DataFrame({"raw_user": users.ids, "user": np.arange(len(users.ids), dtype=np.int32)})
+    return raw_users, frame.select("user", "item", *times)
 
 
 def item_indices(raw_ids: pl.Series, seed: int) -> pl.DataFrame:
     """`raw_item` -> `item`: indices from 1, shuffled by `seed`."""
     ordered = raw_ids.unique().sort()
-    order = shuffled_order(ordered.cast(pl.Int64).to_numpy(), seed)
+    order = shuffled_order(as_numbers(ordered), seed)
     return pl.DataFrame(
         {"raw_item": ordered.gather(order), "item": np.arange(1, len(order) + 1, dtype=np.int32)}
     )
@@ -147,7 +164,8 @@ def describe(
 ) -> Card:
     """The card of these tables: `origin`, and everything else measured."""
     lengths = interactions.group_by("user").len()["len"].to_numpy()
-    num_pairs = interactions.select("user", "item").n_unique()
+    pair = pl.col("user").cast(pl.Int64) * 2**32 + pl.col("item")
+    num_pairs = interactions.select(pair.n_unique()).item()
     rest = [interactions.drop("user", "item"), items, *([] if queries is None else [queries])]
     return Card(
         **origin.model_dump(include=set(Origin.model_fields)),

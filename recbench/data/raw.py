@@ -37,12 +37,14 @@ class RawFile:
         name: its name, uncompressed; a copy may be called `<name>.gz`.
         url: where it is downloaded from; empty for a file that only the user can provide.
         sha256: of the uncompressed content; the first digits where no more are known, empty where nothing is.
+        owner: where its owner hands it out, for people; a file without a known sha256 is never downloaded.
     """
 
     folder: str
     name: str
     url: str = ""
     sha256: str = ""
+    owner: str = ""
 
 
 class Raw(NamedTuple):
@@ -94,6 +96,8 @@ def fetch(file: RawFile) -> Raw:
     found = find(file)
     if found is not None:
         return found
+    if not file.url:
+        return _checked(file, provided(file))
     target = cache_folder() / "raw" / file.folder / file.name
     try:
         download(file.url, file.sha256, target)
@@ -104,6 +108,44 @@ def fetch(file: RawFile) -> Raw:
             f"get {file.url} (sha256 {digest}) and put it into {target.parent}"
         ) from None
     return _checked(file, target)
+
+
+def locate(file: RawFile) -> Path | None:
+    """Where the first local copy of `file` is, unread; None when there is none.
+
+    Raises:
+        UsageError: `$RECBENCH_RAW` names something that is not a folder.
+    """
+    places = (path for folder in raw_folders() for path in _places(folder, file))
+    return next((path for path in places if path.is_file()), None)
+
+
+def provided(file: RawFile) -> Path:
+    """Where the copy of a file is that only the user can provide.
+
+    Raises:
+        DataError: it is not here; the message says where it comes from and where to put it.
+    """
+    path = locate(file)
+    if path is None:
+        raise DataError(
+            f"{file.name} or {file.name}.gz is not in {_searched()}; it is not downloaded, get it from "
+            f"{file.owner} and put it into {cache_folder() / 'raw' / file.folder}"
+        )
+    return path
+
+
+def digest(path: Path) -> str:
+    """The sha256 of the file at `path` as it lies, however large.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
 
 
 def read(path: Path) -> bytes:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from recbench.data import public, raw
+from recbench.data import public, raw, recipes
 from recbench.data.public import DataSet, Golden
 from recbench.data.raw import RawFile
 
@@ -37,7 +37,15 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def tiny(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DataSet:  # noqa: ARG001
     """A data set called `tiny`, its raw file `<tmp>/raw/tiny/Tiny.txt` in place, no way to download."""
     sequences = RawFile("tiny", "Tiny.txt", "http://127.0.0.1:9/Tiny.txt", raw.sha256(TINY))
-    data_set = DataSet("tiny", "made up", sequences, RawFile("tiny", "Tiny.json"), Golden(3, 5, 11))
+    data_set = DataSet(
+        "tiny",
+        "made up",
+        (sequences,),
+        recipes.sequences,
+        Golden(3, 5, 11),
+        attributes=RawFile("tiny", "Tiny.json"),
+        digests=recipes.sequence_digests,
+    )
     monkeypatch.setitem(public.DATA_SETS, "tiny", data_set)
     (tmp_path / "raw" / "tiny").mkdir(parents=True)
     (tmp_path / "raw" / "tiny" / "Tiny.txt").write_bytes(TINY)

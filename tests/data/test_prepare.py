@@ -6,6 +6,7 @@ import json
 import logging
 import subprocess
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +17,8 @@ from hypothesis import strategies as st
 
 from recbench.data import prepare, public, raw, sequence_file
 from recbench.data.fingerprint import fingerprint, shuffled_order
-from recbench.data.prepared import Prepared, assemble, item_indices, user_indices
+from recbench.data.ids import coded
+from recbench.data.prepared import Prepared, assemble, item_indices
 from recbench.data.public import DataSet, Golden
 from recbench.data.source import Source, bare_items
 from recbench.data.sources import s3rec
@@ -84,8 +86,9 @@ def test_splitmix64_gives_the_published_first_value() -> None:
 
 
 def test_users_are_numbered_in_order_of_their_ids() -> None:
-    indices = user_indices(pl.Series([30, 10, 20, 10]))
-    assert indices.rows() == [(10, 0), (20, 1), (30, 2)]
+    users = coded(pl.Series([30, 10, 20, 10]))
+    assert users.ids.to_list() == [10, 20, 30]
+    assert users.codes.tolist() == [2, 0, 1, 0]
 
 
 def test_a_new_seed_changes_items_and_nothing_else(tiny: DataSet) -> None:
@@ -220,7 +223,7 @@ def test_damaged_cache_without_raw_files_is_one_line(
 def test_sizes_other_than_published_are_refused(
     tiny: DataSet, monkeypatch: pytest.MonkeyPatch, cache: Path
 ) -> None:
-    other = DataSet("tiny", tiny.about, tiny.sequences, tiny.attributes, Golden(3, 6, 11))
+    other = replace(tiny, golden=Golden(3, 6, 11))
     monkeypatch.setitem(public.DATA_SETS, "tiny", other)
     with pytest.raises(
         DataError, match="tiny: num_items is 5, but the published data has 6; replace the raw file"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def folder(tiny: DataSet, tmp_path: Path) -> Path:
     """The folder of the tiny data set's raw file."""
-    return tmp_path / "raw" / tiny.sequences.folder
+    return tmp_path / "raw" / tiny.files[0].folder
 
 
 def _items(**columns: list[object]) -> pl.DataFrame:

@@ -37,7 +37,7 @@ def read(data_set: DataSet) -> Source:
     Raises:
         DataError: a file is missing, damaged, or does not fit the others.
     """
-    file = raw.fetch(data_set.sequences)
+    file = raw.fetch(data_set.files[0])
     interactions = sequence_file.parse(file.content, str(file.path))
     digests = {file.path.name.removesuffix(".gz"): file.sha256}
     clock: Clock = "none"
@@ -52,27 +52,16 @@ def read(data_set: DataSet) -> Source:
         digests[table.path.name] = table.sha256
     else:
         items = bare_items(interactions)
-        attributes = _attributes(data_set.attributes)
+        attributes = _attributes(data_set.attributes) if data_set.attributes else None
         if attributes is not None:
             items = tagged_items(items, attributes)
             digests[attributes.path.name.removesuffix(".gz")] = attributes.sha256
     return Source(interactions, items, clock, digests)
 
 
-def read_own(path: Path) -> Source:
-    """Read a sequence file of the user's.
-
-    Raises:
-        DataError: the file is unreadable or malformed.
-    """
-    content = raw.read(path)
-    interactions = sequence_file.parse(content, str(path))
-    return Source(interactions, bare_items(interactions), "none", {path.name: raw.sha256(content)})
-
-
 def local_digests(data_set: DataSet) -> dict[str, str]:
     """sha256 of the files of `data_set` that are here now; empty when its sequence file is not."""
-    file = raw.find(data_set.sequences)
+    file = raw.find(data_set.files[0])
     if file is None:
         return {}
     found = (file, _beside(file.path, "interactions.parquet"), _beside(file.path, "items.parquet"))
