@@ -29,6 +29,7 @@ COMMANDS: dict[str, Callable[..., object]] = {
     "fit": runs.fit,
     "evaluate": commands.evaluate,
     "recommend": commands.recommend,
+    "bench": commands.bench,
     "leaderboard": commands.leaderboard,
     "replay": commands.replay,
     "data list": commands.data_list,

@@ -65,6 +65,41 @@ def recommend(run: Path, *, user: int, k: int = 10) -> Table:
     return item_table(catalog, best.items[0].tolist(), best.scores[0].tolist())
 
 
+def bench(
+    plan: Path,
+    *,
+    jobs: int = 1,
+    retry: bool = False,
+    runs: Path = Path("runs"),
+    results: Path = Path("leaderboard/results"),
+) -> str:
+    """Run a matrix of models, data sets and seeds, each in its own process; what has a record is done.
+
+    Args:
+        plan: a bench file, such as configs/bench/baselines.yaml.
+        jobs: runs at once.
+        retry: run again what failed, diverged or took too long.
+        runs: folder of run folders, logs and locks.
+        results: folder of records.
+    """
+    from recbench.bench import Bench, BenchFailedError, Job, read_plan
+    from recbench.bench.live import display
+    from recbench.runs import blank
+
+    if jobs < 1:
+        raise UsageError(f"--jobs {jobs}: at least one run at a time")
+    asked = read_plan(plan)
+    todo = [Job(cell, blank(cell.words)) for cell in asked.cells]
+    runner = Bench(runs, results, num_parallel=jobs, timeout_s=asked.timeout_s, retry=retry)
+    with display() as show:
+        runner.run(todo, show=show)
+    bad = [job for job in todo if job.state != "ok"]
+    if bad:
+        first = f"{bad[0].cell}: {bad[0].state}, {bad[0].note}"
+        raise BenchFailedError(f"{len(bad)} of {len(todo)} runs did not end well; the first is {first}")
+    return f"{len(todo)} runs done; recbench leaderboard shows them"
+
+
 def leaderboard(root: Path = Path("leaderboard")) -> str:
     """Regenerate the tables from the records.
 

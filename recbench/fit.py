@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from recbench.data.module import InteractionData
     from recbench.models.base import Recommender
 
-__all__ = ["TrainerOptions", "fit", "load_run", "run_folder"]
+__all__ = ["TrainerOptions", "blank_record", "fit", "load_run", "run_folder"]
 log = logging.getLogger(__name__)
 
 
@@ -63,18 +63,7 @@ def fit(
         DivergedError: a loss or score is not finite; the record then says so and has no metrics.
     """
     _prepare_process(trainer, seed)
-    record = Run(
-        model=name,
-        data=data.prepared.name,
-        protocol=data.protocol,
-        seed=seed,
-        config=config,
-        config_hash=config_hash(config, data.prepared.card.fingerprint),
-        data_fingerprint=data.prepared.card.fingerprint,
-        commit=runtime.commit(),
-        versions=runtime.versions(),
-        hardware=runtime.hardware(),
-    )
+    record = blank_record(data, config=config, name=name, seed=seed)
     folder = run_folder(runs, record, resume=resume)
     write_atomic(folder / "config.yaml", yaml.safe_dump(config | {"name": name}, sort_keys=False).encode())
     logger = make_logger(wandb, folder=folder, name=folder.name, config=config)
@@ -90,6 +79,23 @@ def fit(
         raise
     log_record(logger, record)
     return path
+
+
+def blank_record(data: InteractionData, *, config: dict[str, Any], name: str, seed: int) -> Run:
+    """The record of a run before it has any figures: its name, its conditions, the machine."""
+    fingerprint = data.prepared.card.fingerprint
+    return Run(
+        model=name,
+        data=data.prepared.name,
+        protocol=data.protocol,
+        seed=seed,
+        config=config,
+        config_hash=config_hash(config, fingerprint),
+        data_fingerprint=fingerprint,
+        commit=runtime.commit(),
+        versions=runtime.versions(),
+        hardware=runtime.hardware(),
+    )
 
 
 def _prepare_process(trainer: TrainerOptions, seed: int) -> None:

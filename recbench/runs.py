@@ -12,10 +12,13 @@ from recbench.errors import DataError, UsageError
 from recbench.parse import parse
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.table import Table
 
     from recbench.data.module import InteractionData
     from recbench.models.base import Recommender
+    from recbench.results import Run
     from recbench.training import TrainerOptions
 
 
@@ -50,13 +53,11 @@ def fit(
     from recbench.figures import record_table
     from recbench.results import read_run
 
-    kept = {key: config[key] for key in ("model", "data", "trainer", "seed")}
-    kept["trainer"].pop("progress", None)  # a progress bar decides no number
     record = runner.fit(
         model,
         data,
-        config=kept,
-        name=name or type(model).__module__.rpartition(".")[2],
+        config=_deciding(config),
+        name=name or _own_name(model),
         trainer=trainer,
         seed=seed,
         wandb=wandb,
@@ -65,6 +66,27 @@ def fit(
         resume=resume,
     )
     return record_table(read_run(record), record)
+
+
+def blank(words: Sequence[str]) -> Run:
+    """The record, without figures yet, of the run that these options of `fit` ask for."""
+    from recbench import fit as runner
+
+    asked = parse(fit, words, prog="recbench fit")
+    model, data = asked["model"], asked["data"]
+    return runner.blank_record(
+        data, config=_deciding(asked["config"]), name=asked["name"] or _own_name(model), seed=asked["seed"]
+    )
+
+
+def _deciding(config: dict[str, Any]) -> dict[str, Any]:
+    """The part of a resolved configuration that decides the numbers; a progress bar does not."""
+    kept = {key: config[key] for key in ("model", "data", "trainer", "seed")}
+    return kept | {"trainer": {key: value for key, value in kept["trainer"].items() if key != "progress"}}
+
+
+def _own_name(model: Recommender) -> str:
+    return type(model).__module__.rpartition(".")[2]
 
 
 def restore(run: Path) -> tuple[Recommender, InteractionData]:

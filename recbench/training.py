@@ -6,6 +6,7 @@ is a function of (seed, epoch), and every step draws from a generator seeded by 
 
 from __future__ import annotations
 
+import json
 import logging
 import random
 import signal
@@ -21,7 +22,7 @@ from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 
 from recbench import checkpoint
-from recbench.results import StageCost
+from recbench.results import StageCost, write_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from recbench.models.base import Stage
 
 MONITOR = "val/ndcg@10"
+PROGRESS = "progress.json"  # how far the stage is, for whoever watches the run folder
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ def train(
         checkpoint.save(content, finished, owner=owner)
     for leftover in (folder / f"{stage.name}.last.ckpt", folder / f"{stage.name}.best.ckpt"):
         checkpoint.remove(leftover)
+    (folder / PROGRESS).unlink(missing_ok=True)
     return cost
 
 
@@ -241,6 +244,8 @@ class KeepBest(Callback):
             self._judge(float(trainer.callback_metrics[MONITOR]), pl_module)
         trainer.should_stop |= self._is_done
         trainer.save_checkpoint(self.last)
+        progress = {"epoch": self.num_epochs, "max_epochs": trainer.max_epochs, "seconds": self.seconds}
+        write_atomic(self.last.with_name(PROGRESS), json.dumps(progress).encode())
 
     @property
     def _is_done(self) -> bool:

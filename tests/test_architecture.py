@@ -24,12 +24,12 @@ LAYERS = [
     {"errors"},
     {"metrics", "data.catalog", "data.batch"},
     {"results"},
-    {"nn", "latency", "leaderboard", "data", "checkpoint", "runtime", "tracking"},
+    {"nn", "latency", "leaderboard", "data", "checkpoint", "runtime", "tracking", "config"},
     {"models", "edge", "data.module"},
     {"evaluate"},
     {"training", "fit"},
     {"bench"},
-    {"config", "parse", "figures", "runs", "commands", "cli", "__main__"},
+    {"parse", "figures", "runs", "commands", "cli", "__main__"},
 ]
 WITHOUT_TORCH = ["errors", "metrics", "results", "leaderboard", "config", "parse", "cli", "figures"]
 WITHOUT_TORCH += [f"data.{name}" for name in ("raw", "sources", "prepare", "synthetic", "audit")]

@@ -21,12 +21,12 @@ from recbench.models.base import Paper, Recipe, at_least
 from recbench.models.causal import CausalScorer, initialise
 from recbench.nn.attention import TransformerBlock, causal_mask, check_heads
 from recbench.nn.dropout import Dropout, check_rate
+from recbench.nn.losses import Loss  # noqa: TC001 - the command line reads the annotation
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from recbench.data.catalog import Catalog
-    from recbench.nn.losses import Loss
 
 
 class SASRec(CausalScorer):
