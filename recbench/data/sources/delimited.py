@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import gzip
 import math
+import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -73,17 +74,18 @@ def scan(path: Path, layout: Layout) -> pl.LazyFrame:
         schema=dict(layout.columns),
         row_index_name="row",
     )
-    needed = [name for name in layout.columns if name not in layout.optional]
-    is_late = (
-        ~pl.col("time").is_between(EARLIEST, LATEST) if "time" in layout.columns else pl.lit(value=False)
-    )
-    is_nan = pl.col([name for name in needed if layout.columns[name] == pl.Float64]).is_nan()
-    is_bad = pl.any_horizontal(pl.col(needed).is_null(), is_late, is_nan)
+    wrong = [pl.col(name).is_null().any() for name in layout.columns if name not in layout.optional]
+    wrong += [pl.col(name).is_nan().any() for name, kind in layout.columns.items() if kind == pl.Float64]
+    if "time" in layout.columns:
+        wrong += [~pl.col("time").is_between(EARLIEST, LATEST).all()]
+    # every column is looked at, for polars counts no fields that it need not read
+    read = pl.all_horizontal(pl.col(name).is_null().all() for name in layout.columns)
     try:
-        size, bad = frame.select(pl.len(), bad=is_bad.any()).collect(engine="streaming").row(0)
+        checked = frame.select(pl.len(), pl.any_horizontal(wrong).alias("wrong"), read.alias("read"))
+        size, is_wrong, _ = checked.collect(engine="streaming").row(0)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         _refuse(path, layout, str(error).splitlines()[0])
-    if bad or not size:
+    if is_wrong or not size:
         _refuse(path, layout, "a field is empty, no number, or a time out of range")
     return frame
 
@@ -122,8 +124,12 @@ def _lines(path: Path) -> Iterator[bytes]:
     """The lines of a plain or gzip file, one at a time."""
     if not path.is_file():
         raw.read(path)  # says why
-    with gzip.open(path) if _is_gzip(path) else path.open("rb") as file:
-        yield from file
+    try:
+        with gzip.open(path) if _is_gzip(path) else path.open("rb") as file:
+            yield from file
+    except (OSError, EOFError, zlib.error):
+        raw.read(path)  # says why
+        raise
 
 
 def _refuse(path: Path, layout: Layout, otherwise: str) -> NoReturn:
