@@ -15,6 +15,7 @@ def batch() -> SequenceBatch:
         times=torch.tensor([[0, 30, 31, 32], [50, 51, 52, 53]]),
         query=["tea", "cake"],
         seen=torch.tensor([[0, 1, 2, 3], [0, 5, 6, 7]]),
+        allowed=torch.tensor([[False, True, True], [False, False, True]]),
     )
 
 
@@ -38,6 +39,7 @@ class TestLag:
         assert lagged.users is batch.users
         assert lagged.target is batch.target
         assert lagged.seen is batch.seen
+        assert lagged.allowed is batch.allowed
         assert lagged.query is batch.query
 
     def test_of_nothing_is_the_same_history(self, batch: SequenceBatch) -> None:
@@ -69,7 +71,8 @@ class TestDevice:
         assert {moved.users.device.type, moved.history.device.type, moved.target.device.type} == {"meta"}
         assert moved.times is not None
         assert moved.seen is not None
-        assert moved.times.device.type == moved.seen.device.type == "meta"
+        assert moved.allowed is not None
+        assert moved.times.device.type == moved.seen.device.type == moved.allowed.device.type == "meta"
 
     def test_what_is_no_tensor_stays(self, batch: SequenceBatch) -> None:
         assert batch.to("meta").query == ["tea", "cake"]

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pytest
+import torch
 
 from recbench.data.module import BatchLoader
 from recbench.errors import DivergedError
-from recbench.evaluate import estimates, evaluate, request_latency
+from recbench.evaluate import estimates, evaluate, of_lengths, request_latency
 from recbench.metrics import KEYS, Ranks, means
 from recbench.models import Popularity
 
@@ -69,6 +71,30 @@ class TestEvaluate:
         found = evaluate(popularity(data), data, users="heldout")
         assert (len(found.users), len(found.ranks.rank), len(found.ranks.ties)) == (0, 0, 0)
 
+    def test_users_without_a_target_are_left_out(self, data_of: Callable[..., InteractionData]) -> None:
+        data = data_of([[1, 2, 3, 4], [2, 3], [1]])
+        found = evaluate(popularity(data), data)
+        assert sorted(found.users.tolist()) == [0, 1]
+        assert sorted(evaluate(popularity(data), data, split="validation").users.tolist()) == [0]
+
+    def test_targets_out_of_reach_are_misses(
+        self, data_of: Callable[..., InteractionData], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        data = data_of(FOUR)
+        assert evaluate(popularity(data), data).num_unreachable is None
+        allowed = torch.ones(4, 8, dtype=torch.bool)
+        allowed[1, 4] = False  # the target of user 1
+        allowed[0, 6:] = False  # all that competes with the target of user 0, and loses
+        allowed[:, 0] = False
+        (batch,) = data.test_dataloader()
+        near = dataclasses.replace(batch, allowed=allowed[batch.users])
+        monkeypatch.setattr(data, "targets", lambda *_: [near])
+        found = evaluate(popularity(data), data)
+        ranks = zip(found.ranks.rank.tolist(), found.ranks.ties.tolist(), strict=True)
+        assert dict(zip(found.users.tolist(), ranks, strict=True)) == self.BY_HAND | {1: (math.inf, 1)}
+        assert found.num_unreachable == 1
+        assert found.notes() == ("25.0% of the targets are out of reach and count as misses",)
+
     def test_a_user_who_comes_twice_is_noticed(
         self, data_of: Callable[..., InteractionData], monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -117,6 +143,36 @@ class TestEstimates:
     def test_no_doubt_where_all_users_agree(self) -> None:
         found = estimates(Ranks(np.full(20, 2.0), np.ones(20, dtype=np.int64)))["ndcg@10"]
         assert (found.low, found.value, found.high) == pytest.approx([1 / math.log2(3)] * 3, abs=1e-12)
+
+
+class TestByLength:
+    def test_groups_are_those_users_alone(self) -> None:
+        lengths = np.array([3, 9, 10, 50, 51, 400] * 10)
+        ranks = Ranks(np.tile([1.0, 30.0, 2.0, 1.0, 30.0, 30.0], 10), np.ones(60, dtype=np.int64))
+        found = of_lengths(ranks, lengths)
+        assert {name: group.num_users for name, group in found.items()} == {
+            "short": 20,
+            "medium": 20,
+            "long": 20,
+        }
+        assert [group.metrics["hr@10"].value for group in found.values()] == [0.5, 1.0, 0.0]
+        assert found["medium"].metrics["mrr@10"].value == pytest.approx(0.75)
+
+    def test_a_group_is_what_evaluating_it_alone_gives(self) -> None:
+        rng = np.random.default_rng(0)
+        ranks = Ranks(rng.integers(1, 40, 500).astype(float), np.ones(500, dtype=np.int64))
+        lengths = rng.integers(3, 100, 500)
+        short = lengths < 10
+        assert of_lengths(ranks, lengths)["short"].metrics == estimates(
+            Ranks(ranks.rank[short], ranks.ties[short])
+        )
+
+    def test_nobody_makes_no_group_and_few_are_flagged(self) -> None:
+        found = of_lengths(Ranks(np.ones(59), np.ones(59, dtype=np.int64)), np.array([5] * 29 + [60] * 30))
+        assert {name: (group.num_users, group.is_small) for name, group in found.items()} == {
+            "short": (29, True),
+            "long": (30, False),
+        }
 
 
 def test_latency_is_that_of_recommending_to_one_user(demo: InteractionData) -> None:

@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections import Counter
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from recbench.data import synthetic
 from recbench.data.module import InteractionData
+from recbench.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -248,6 +254,193 @@ class TestHeldOut:
         assert chosen[0] == tuple(data_of(FOUR, heldout_rate=0.25).users("heldout"))
 
 
+# user 0 is done before both cuts, user 2 begins after them, user 3 has its only late item as its first
+TIMED = [[1, 2, 3], [4, 5, 1, 2, 3], [6, 7, 1], [5]]
+TIMES = [[0, 10, 20], [5, 40, 60, 75, 95], [80, 85, 90], [99]]
+
+
+def timed(data: InteractionData, times: list[list[int]], **options: Any) -> InteractionData:
+    """The same histories at the given seconds of 1970."""
+    frame = data.prepared.interactions.with_columns(
+        time=pl.Series([t for row in times for t in row], dtype=pl.Int64)
+    )
+    card = data.prepared.card.model_copy(update={"clock": "unix"})
+    return InteractionData.of(dataclasses.replace(data.prepared, interactions=frame, card=card), **options)
+
+
+class TestGlobalTime:
+    OPTIONS: ClassVar = {"split": "global_time", "validation_share": 0.25, "test_share": 0.25}
+
+    @pytest.fixture
+    def cut(self, data_of: Callable[..., InteractionData]) -> InteractionData:
+        # the last 3 of 12 from second 90 on, the 3 before from second 75 on
+        return timed(data_of(TIMED), TIMES, **self.OPTIONS)
+
+    def test_what_is_trained_on_came_before_the_validation_cut(self, cut: InteractionData) -> None:
+        found = cut.train_sequences()
+        assert found.items.tolist() == [1, 2, 3, 4, 5, 1]
+        assert found.lengths.tolist() == [3, 3, 0, 0]
+        assert cut.catalog.popularity.tolist() == [0, 2, 1, 1, 1, 1, 0, 0]
+        targets = [batch.next_items()[batch.history != 0].tolist() for batch in cut.train_dataloader()]
+        assert sorted(item for row in targets for item in row) == [1, 2, 3, 5]
+
+    def test_the_targets_are_the_last_items_after_the_cuts(self, cut: InteractionData) -> None:
+        assert by_user(cut.val_dataloader()) == {1: ([4, 5, 1], 2, {1, 4, 5}), 2: ([6], 7, {6})}
+        assert by_user(cut.test_dataloader()) == {
+            1: ([4, 5, 1, 2], 3, {1, 2, 4, 5}),
+            2: ([6, 7], 1, {6, 7}),
+        }
+
+    def test_users_without_a_target_are_counted(self, cut: InteractionData) -> None:
+        assert cut.notes() == (
+            "validation from 1970-01-01 00:01 (50.0% of the interactions), "
+            "test from 1970-01-01 00:01 (25.0%)",
+            "2 of 4 users have no validation target and are not evaluated",
+            "2 of 4 users have no test target and are not evaluated",
+        )
+        assert cut.evaluated("test").tolist() == [1, 2]
+
+    def test_test_items_cannot_be_asked_for_while_training(self, cut: InteractionData) -> None:
+        with cut.training():
+            assert cut.request(np.array([1]), back=2).target.tolist() == [2]
+            with pytest.raises(RuntimeError, match="choose on the validation split"):
+                cut.request(np.array([1, 2]), back=1)
+            with pytest.raises(RuntimeError, match="choose on the validation split"):
+                cut.request(np.array([3]), back=1)
+
+    def test_held_out_users_do_not_train_but_have_targets(
+        self, data_of: Callable[..., InteractionData]
+    ) -> None:
+        data = timed(data_of(TIMED), TIMES, heldout_rate=0.5, **self.OPTIONS)
+        heldout = set(data.users("heldout").tolist())
+        assert {user for batch in data.train_dataloader() for user in batch.users.tolist()}.isdisjoint(
+            heldout
+        )
+        assert set(by_user(data.targets("test", "heldout"))) == heldout & {1, 2}
+        assert set(by_user(data.test_dataloader())) == {1, 2} - heldout
+
+    @given(
+        st.lists(
+            st.lists(st.tuples(st.integers(0, 50), st.integers(1, 9)), min_size=3, max_size=8).map(sorted),
+            min_size=2,
+            max_size=10,
+        )
+    )
+    def test_nothing_after_the_validation_cut_is_learnt_from(
+        self, data_of: Callable[..., InteractionData], histories: list[list[tuple[int, int]]]
+    ) -> None:
+        everything = sorted(time for rows in histories for time, _ in rows)
+        cut = everything[-max(1, round(0.5 * len(everything)))]
+        wanted = [[item for time, item in rows if time < cut] for rows in histories]
+        times = [[time for time, _ in rows] for rows in histories]
+        try:
+            data = timed(data_of([[item for _, item in rows] for rows in histories]), times, **self.OPTIONS)
+        except DataError:  # all at one moment
+            return
+        found = data.train_sequences()
+        assert [found.items[a:b].tolist() for a, b in pairwise(found.offsets)] == wanted
+        targets: Counter[int] = Counter()
+        for batch in data.train_dataloader():
+            targets.update(batch.next_items()[batch.history != 0].tolist())
+        assert targets == Counter(item for items in wanted for item in items[1:])
+
+    @pytest.mark.parametrize("clock", ["none", "relative"])
+    def test_needs_absolute_times(self, data_of: Callable[..., InteractionData], clock: str) -> None:
+        prepared = timed(data_of(TIMED), TIMES).prepared
+        card = prepared.card.model_copy(update={"clock": clock})
+        with pytest.raises(DataError, match="global_time needs absolute times, and these count from"):
+            InteractionData.of(dataclasses.replace(prepared, card=card), split="global_time")
+        with pytest.raises(DataError, match="global_time needs absolute times, and there are none"):
+            InteractionData.of(data_of(TIMED).prepared, split="global_time")
+
+    def test_leave_one_out_has_nothing_to_remark(self, four: InteractionData) -> None:
+        assert four.notes() == ()
+
+    def test_leave_one_out_counts_users_too_short_for_it(
+        self, data_of: Callable[..., InteractionData]
+    ) -> None:
+        data = data_of([[1, 2, 3], [1, 2], [1]])
+        assert by_user(data.val_dataloader()) == {0: ([1], 2, {1})}
+        assert by_user(data.test_dataloader()) == {0: ([1, 2], 3, {1, 2}), 1: ([1], 2, {1})}
+        assert data.train_sequences().lengths.tolist() == [1, 0, 0]
+        assert data.notes() == (
+            "2 of 3 users have no validation target and are not evaluated",
+            "1 of 3 users have no test target and are not evaluated",
+        )
+
+
+class TestReach:
+    """Four places on the equator, 0, 3, 7 and 30 km from the first."""
+
+    KM = 360 / (2 * math.pi * 6371.0088)  # one km in degrees
+
+    @pytest.fixture
+    def placed(self, data_of: Callable[..., InteractionData]) -> Callable[..., InteractionData]:
+        prepared = data_of([[1, 2, 3], [2, 3, 1], [3, 1, 4]]).prepared
+        items = prepared.items.with_columns(
+            latitude=pl.lit(0.0), longitude=pl.Series([0.0, 3 * self.KM, 7 * self.KM, 30 * self.KM])
+        )
+        return lambda **options: InteractionData.of(dataclasses.replace(prepared, items=items), **options)
+
+    def near(self, batch: SequenceBatch) -> list[list[int]]:
+        assert batch.allowed is not None
+        return [row.nonzero()[:, 0].tolist() for row in batch.allowed]
+
+    def test_candidates_lie_around_the_last_check_in(self, placed: Callable[..., InteractionData]) -> None:
+        (batch,) = placed(reach_km=5).test_dataloader()
+        assert batch.history[:, -1].tolist() == [2, 3, 1]
+        assert self.near(batch) == [
+            [1, 2, 3],
+            [2, 3],
+            [1, 2],
+        ]  # the target of users 1 and 2 is not among them
+
+    def test_candidates_lie_around_the_target_on_request(
+        self, placed: Callable[..., InteractionData]
+    ) -> None:
+        (batch,) = placed(reach_km=5, reach_from="target").test_dataloader()
+        assert batch.target.tolist() == [3, 1, 4]
+        assert self.near(batch) == [[2, 3], [1, 2], [4]]
+
+    def test_now_is_the_last_check_in_of_all(self, placed: Callable[..., InteractionData]) -> None:
+        for centre in ("last", "target"):
+            now = placed(reach_km=5, reach_from=centre).request(np.array([2]), back=0)
+            assert self.near(now) == [[4]]
+
+    def test_without_a_limit_nothing_is_said(self, placed: Callable[..., InteractionData]) -> None:
+        assert all(batch.allowed is None for batch in placed().test_dataloader())
+
+    def test_training_knows_no_distance(self, placed: Callable[..., InteractionData]) -> None:
+        data = placed(reach_km=5, split="leave_one_out").batched(2, seed=0)
+        assert all(batch.allowed is None for batch in data.train_dataloader())
+
+    def test_every_place_must_be_known(
+        self, four: InteractionData, placed: Callable[..., InteractionData]
+    ) -> None:
+        with pytest.raises(DataError, match="7 of 7 have no coordinates; set reach_km to 0"):
+            InteractionData.of(four.prepared, reach_km=5)
+        known = placed().prepared
+        items = known.items.with_columns(longitude=pl.when(pl.col("item") != 2).then("longitude"))
+        with pytest.raises(DataError, match="1 of 4 have no coordinates"):
+            InteractionData.of(dataclasses.replace(known, items=items), reach_km=5)
+
+
+@pytest.mark.parametrize(
+    ("options", "protocol"),
+    [
+        ({}, "loo-full"),
+        ({"reach_km": 5}, "loo-5km"),
+        ({"reach_km": 2.5, "reach_from": "target"}, "loo-2.5km-target"),
+        ({"split": "global_time"}, "time-full"),
+        ({"split": "global_time", "reach_km": 5}, "time-5km"),
+        ({"split": "global_time", "test_share": 0.2}, "time-full-0.1-0.2"),
+        ({"reach_from": "target", "test_share": 0.2}, "loo-full"),  # neither has an effect
+    ],
+)
+def test_the_protocol_says_how_it_is_cut_and_what_competes(options: dict[str, Any], protocol: str) -> None:
+    assert InteractionData("demo", **options).protocol == protocol
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -255,6 +448,10 @@ class TestHeldOut:
         ({"heldout_rate": 1.0}, "heldout_rate must lie in 0..1 .* got 1.0"),
         ({"heldout_rate": -0.1}, "heldout_rate must lie in 0..1 .* got -0.1"),
         ({"eval_batch_size": 0}, "eval_batch_size must be at least 1 user, got 0"),
+        ({"test_share": 0.0}, "above 0 and leave something to train on, got 0.1 and 0.0"),
+        ({"validation_share": 0.5, "test_share": 0.5}, "leave something to train on, got 0.5 and 0.5"),
+        ({"reach_km": -5.0}, "reach_km must be 0 for no limit or a distance in km, got -5.0"),
+        ({"reach_km": math.inf}, "reach_km must be .* got inf"),
     ],
 )
 def test_impossible_options_are_refused(options: dict[str, Any], message: str) -> None:

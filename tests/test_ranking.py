@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import random
 from typing import NamedTuple
 
 import numpy as np
@@ -67,6 +68,20 @@ class TestCounting:
         found = rank_by_counting(scores, target)
         wanted = [by_definition(row, t, []) for row, t in zip(case.scores, case.target, strict=True)]
         assert list(zip(found.rank.tolist(), found.ties.tolist(), strict=True)) == wanted
+
+    @settings(max_examples=100, deadline=None)
+    @given(cases(), st.integers(0, 1000))
+    def test_only_what_is_allowed_competes(self, case: Case, seed: int) -> None:
+        draw = random.Random(seed)
+        allowed = [[False, *(draw.random() < 0.6 for _ in row[1:])] for row in case.scores]
+        seen = torch.tensor(case.seen, dtype=torch.int64).reshape(len(case.target), -1)
+        found = rank_by_counting(
+            torch.tensor(case.scores), torch.tensor(case.target), seen, torch.tensor(allowed)
+        )
+        for i, target in enumerate(case.target):
+            barred = [*case.seen[i], *(item for item, is_near in enumerate(allowed[i]) if not is_near)]
+            wanted = by_definition(case.scores[i], target, barred) if allowed[i][target] else (math.inf, 1)
+            assert (found.rank[i].item(), found.ties[i].item()) == wanted
 
     def test_scores_are_left_alone(self) -> None:
         scores = torch.tensor([[9.0, 3, 2, 1]])

@@ -306,15 +306,15 @@ class InteractionData(LightningDataModule):
 
     def _unit_vectors(self) -> NDArray[np.float64]:
         """(N + 1, 3) where the items are."""
-        items = self.prepared.items
-        known = {"latitude", "longitude"} <= set(items.columns)
-        num_missing = items["latitude"].is_null().sum() if known else len(items)
+        is_known = "latitude" in self.catalog.features
+        places = self.catalog.coordinates() if is_known else np.full((self.catalog.num_items, 2), np.nan)
+        num_missing = int(np.isnan(places).any(axis=1).sum())
         if num_missing:
             raise DataError(
-                f"{self.name}: reach_km needs the place of every item, and {num_missing:,} of {len(items):,} "
-                "have no coordinates; set reach_km to 0"
+                f"{self.name}: reach_km needs the place of every item, and {num_missing:,} of "
+                f"{len(places):,} have no coordinates; set reach_km to 0"
             )
-        return reach.unit_vectors(self.catalog.coordinates())
+        return reach.unit_vectors(places)
 
     def _cut_samples(self, samples: Samples) -> TrainSamples:
         """Cut the known users' training items."""
