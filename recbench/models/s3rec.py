@@ -3,12 +3,13 @@
 An encoder that looks both ways first learns four things at once; then it is fine-tuned as a causal SASRec
 that predicts the next item. B users, L window, D width, N items, T tags, P masked positions.
 
-What differs from the authors' code: the item guesses its neighbour among all items and the segment among the
-segments of the batch, instead of against one random negative; associated attributes are predicted from the
-item embedding, as in Eq. 5, and not from encoded positions; each objective is a mean over what it predicts,
-so that its weight does not depend on how many positions that is; one window per user instead of one per
-prefix. Pre-training ends where the encoder ranks the next item best, which is the masked item at a request's
-place. Blocks are pre-norm and fine-tuning takes a softmax over the catalogue, as our SASRec.
+What differs from the authors' code: a masked item is told from all items and a segment from those of the
+batch, instead of from one random negative (theirs is cut out of whole histories, test items and all);
+associated attributes are predicted from the item embedding, as in Eq. 5, and not from encoded positions; each
+objective is a mean over what it predicts, so that its weight does not depend on how many positions that is;
+samples are windows, not prefixes. Pre-training keeps the epoch that best ranks the validation item, which is
+a masked item at a request's place, where theirs runs a fixed number of epochs. Blocks are pre-norm and
+fine-tuning takes a softmax over the catalogue, as our SASRec.
 """
 
 from __future__ import annotations
@@ -200,8 +201,7 @@ class Pretraining(DotScorer):
         """The weighted sum of the four."""
         window = torch.cat([batch.history, batch.target[:, None]], dim=1)[:, -self.max_len - 1 :]
         weights = self.objectives
-        is_masked = (torch.rand(window.shape, device=window.device) < weights.mask_rate) & (window != 0)
-        is_masked[:, -1] = True
+        is_masked = draw_masks(window, weights.mask_rate)
         states, guessed = self._states(window, is_masked)[is_masked], window[is_masked]  # (P, D), (P,)
         present = torch.unique(window)
         present = present[present != 0]
@@ -252,6 +252,13 @@ def tag_loss(scores: Tensor, tags: Tensor) -> Tensor:
     """
     there = (scores.gather(1, tags) * (tags != 0)).sum(1)
     return (F.softplus(scores[:, 1:]).sum(1) - there).mean()
+
+
+def draw_masks(window: Tensor, rate: float) -> Tensor:
+    """(B, L) True at the items to guess: of each window the newest, and others with probability `rate`."""
+    is_masked = (torch.rand(window.shape, device=window.device) < rate) & (window != 0)
+    is_masked[:, -1] = True
+    return is_masked
 
 
 def draw_segments(window: Tensor) -> Tensor:
