@@ -1,7 +1,9 @@
 """The methods, one file per paper."""
 
 from recbench.models.bert4rec import BERT4Rec
+from recbench.models.bsarec import BSARec
 from recbench.models.caser import Caser
+from recbench.models.din import DIN
 from recbench.models.fdsa import FDSA
 from recbench.models.gru4rec import GRU4Rec
 from recbench.models.hgn import HGN
@@ -12,9 +14,11 @@ from recbench.models.s3rec import S3Rec
 from recbench.models.sasrec import SASRec
 
 __all__ = [
+    "DIN",
     "FDSA",
     "HGN",
     "BERT4Rec",
+    "BSARec",
     "Caser",
     "GRU4Rec",
     "ItemKNN",
