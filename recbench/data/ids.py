@@ -54,7 +54,7 @@ def coded(column: pl.Series) -> Coded:
 def _coded_numbers(column: pl.Series) -> Coded:
     """As `coded`, for integers."""
     values = column.cast(pl.Int64).to_numpy()
-    low, high = int(values.min(initial=2**62)), int(values.max(initial=-(2**62)))
+    low, high = (int(values.min()), int(values.max())) if len(values) else (0, 0)
     if high - low < _DENSE * len(values):
         is_present = np.zeros(high - low + 1, dtype=bool)
         is_present[values - low] = True
