@@ -5,7 +5,7 @@
 Every row has the nine keys of the real files, in their order. Users and items are drawn from power laws, and
 rows lie item by item as in the real files; texts are drawn from a pool of 20,000, made of words of Zipf
 frequency, of log-normal length, with quotes, line breaks and accents where people put them. A row has about
-700 bytes (Beauty: 690), and gzip shrinks it BLANK times at level 1. The same seed gives the same rows.
+700 bytes, 445 of them the text, and level 1 of gzip shrinks it 2.4 times. The same seed gives the same rows.
 """
 
 from __future__ import annotations

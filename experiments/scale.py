@@ -39,6 +39,7 @@ class Spent(NamedTuple):
     """What a process needed, and what it said: users, items and interactions, or nothing."""
 
     seconds: float
+    cpu_s: float
     peak_gib: float
     sizes: list[int]
 
@@ -113,7 +114,7 @@ def spent(kind: str, path: Path) -> Spent:
     if process.returncode:
         raise SystemExit(f"{kind} on {path} ended with {process.returncode}")
     unit = 1 << 30 if sys.platform == "darwin" else 1 << 20  # macOS counts bytes, Linux KiB
-    return Spent(seconds, usage.ru_maxrss / unit, json.loads(said))
+    return Spent(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / unit, json.loads(said))
 
 
 def work(kind: str, path: Path) -> None:
@@ -131,7 +132,7 @@ def figures(name: str, folder: Path) -> list[dict[str, Any]]:
     written = json.loads(subprocess.run(made, check=True, capture_output=True, text=True).stdout)
     floor, ours = spent("unpack", path), spent("recbench", path)
     rest = {"users_items_interactions": ours.sizes, "packed_mb": written["num_packed_bytes"] // 1_000_000}
-    rest["bytes_per_row"] = written["bytes_per_row"]
+    rest |= {"bytes_per_row": written["bytes_per_row"], "cpu_s": round(ours.cpu_s, 2)}
     if importlib.util.find_spec("pandas"):
         theirs = spent("pandas", path)
         if theirs.sizes != ours.sizes:

@@ -279,7 +279,7 @@ META_2014 = [
     ),
     literal(asin="B2", brand="Unknown", categories=[["Beauty"]]),
     literal(asin="B9", title="not wanted", categories=3),
-    literal(asin="B3", title="Comb"),
+    literal(title="Comb", description="Isn't 'asin': 'B0'", asin="B3"),  # an id before the item's own
 ]
 
 
@@ -291,7 +291,7 @@ def test_items_of_2014_by_hand(tmp_path: Path) -> None:
     assert items.rows() == [
         ("B1", "B1", 'Salt & Pepper Mill, 6"', "O'Neil", ["Make & up", "Face"], text),
         ("B2", "B2", None, None, None, None),
-        ("B3", "B3", "Comb", None, None, "Comb"),
+        ("B3", "B3", "Comb", None, None, "Comb. Isn't 'asin': 'B0'"),
         ("B4", "B4", None, None, None, None),
     ]
 
