@@ -184,6 +184,10 @@ def test_every_command_follows_from_one_run(
 
     assert cli.main(["evaluate", str(run)]) == 0
     assert hit_rate in capsys.readouterr().out
+    assert cli.main(["evaluate", str(run), "--groups"]) == 0
+    grouped = capsys.readouterr().out
+    assert "medium, 10 to 50" in grouped
+    assert "23 (few)" in grouped  # the demo's users with more than 50 visits
     assert cli.main(["replay", str(record)]) == 0
     assert f"{found.metrics['hr@10'].value:.6f}" in capsys.readouterr().out
     assert cli.main(["replay", str(record), "--train"]) == 0
