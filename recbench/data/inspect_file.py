@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from recbench.data import raw, sequence_file
+from recbench.data import prepare, sequence_file
 from recbench.data.certificate import certificate
-from recbench.data.prepared import assemble
 from recbench.data.problems import BrokenFileError, describe
 from recbench.data.selection import Selection, k_core, narrow
 from recbench.data.sequence_file import MIN_ITEMS
-from recbench.data.source import Log, Source, bare_items
+from recbench.data.source import Log
 from recbench.data.sources import table
 from recbench.data.tables.columns import FEATURES, Columns, find_columns
 from recbench.data.tables.fields import kind_of
@@ -79,8 +78,9 @@ def _of_table(path: Path, columns: Columns) -> Report:
         raise BrokenFileError(path, found.problems, found.num_problems)
     everything = narrow(found.log, Selection()).interactions
     selection = _suggested(everything)
-    source = table.read_own(path, columns, selection)
-    audited = certificate(assemble(path.stem, "", source, index_seed=0), _numbered(source.interactions))
+    kept = narrow(found.log, selection).interactions
+    prepared = prepare.load(str(path), columns=columns, selection=selection)
+    audited = certificate(prepared, kept if kept["item"].dtype.is_integer() else None)
     settings = _settings(path, found, columns, selection, repeats=audited.repeat_rate > 0)
     lines = [
         *_about_table(found.table, columns),
@@ -96,9 +96,7 @@ def _of_table(path: Path, columns: Columns) -> Report:
 
 def _of_sequences(path: Path) -> Report:
     frame = sequence_file.sequences(path)
-    digest = raw.sha256(raw.read(path))
-    source = Source(frame, bare_items(frame), "none", {path.name: digest})
-    audited = certificate(assemble(path.stem, "", source, index_seed=0), frame)
+    audited = certificate(prepare.load(str(path)), frame)
     settings = _yaml({"name": str(path)}, repeats=audited.repeat_rate > 0)
     lines = [
         f"{path}: sequence file, a user a line, no times",
@@ -191,11 +189,6 @@ def _suggested(frame: pl.DataFrame) -> Selection:
     if min(core["user"].n_unique(), core["item"].n_unique()) >= 2:
         return Selection(min_user=_CORE, min_item=_CORE)
     return Selection(min_user=MIN_ITEMS)
-
-
-def _numbered(frame: pl.DataFrame) -> pl.DataFrame | None:
-    """Interactions whose items are numbers, of which the leak probe can say something."""
-    return frame if frame["item"].dtype.is_integer() else None
 
 
 def _settings(path: Path, found: Examined, columns: Columns, selection: Selection, *, repeats: bool) -> str:

@@ -10,7 +10,6 @@ known by the year that they would give as seconds. Dates without a zone are UTC.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -22,6 +21,8 @@ from recbench.data.sequence_file import MIN_ITEMS
 from recbench.data.source import Log, Source
 from recbench.data.tables.columns import Columns, find_columns
 from recbench.data.tables.fields import (
+    NO_DATES,
+    date_facts,
     id_facts,
     id_faults,
     id_value,
@@ -103,12 +104,14 @@ def read_own(path: Path, columns: Columns, selection: Selection) -> Source:
         UsageError: the file has no times or ratings to select by.
     """
     log = read_table(path, columns)
-    kept = narrow(log, replace(selection, min_user=max(selection.min_user, MIN_ITEMS)))
+    try:
+        kept = narrow(log, replace(selection, min_user=max(selection.min_user, MIN_ITEMS)))
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
     interactions = kept.interactions.with_columns(pl.col(pl.Categorical).cast(pl.String))
     items = table_items(path, columns, interactions["item"])
-    digests = {
-        each.name.removesuffix(".gz"): _digest(each) for each in (path, items_path(path, columns)) if each
-    }
+    files = [file for file in (path, items_path(path, columns)) if file is not None]
+    digests = {file.name.removesuffix(".gz"): open_bytes(file).sha256() for file in files}
     return Source(interactions, items, log.clock, digests, notes=(*log.notes, *kept.notes))
 
 
@@ -120,9 +123,11 @@ def examine(path: Path, columns: Columns = Columns()) -> Examined:  # noqa: B008
     """
     table = open_table(path)
     roles = find_columns(columns, table.header, ROLES, path, needed=("user", "item"))
-    rows = table.rows(roles)
     facts = _facts(table, roles)
     unit = time_unit(facts) if "time" in roles else None
+    rows = table.rows(roles)
+    if unit is not None:
+        rows = rows.with_columns(number=number("time")).with_columns(seconds=seconds(unit))
     faults = [fault for role in roles for fault in _faults(role, unit)]
     counted = rows.select(pl.any_horizontal(fault.broken for fault in faults).sum().alias("n"))
     num_problems = int(table.collect(counted)["n"][0])
@@ -151,7 +156,7 @@ def _facts(table: TableFile, roles: Mapping[str, str]) -> dict[str, Any]:
         is_open=pl.col(table.header[-1]).is_null() if table.separator else pl.lit(value=False),
         is_blank=table.is_blank,
         **{role: pl.col(column) for role, column in roles.items()},
-    )
+    ).with_columns(number=number("time") if "time" in roles else pl.lit(None))
     counts = {
         "num_rows": (~pl.col("is_blank")).sum(),
         "num_open": pl.col("is_open").sum(),
@@ -160,6 +165,8 @@ def _facts(table: TableFile, roles: Mapping[str, str]) -> dict[str, Any]:
     times = time_facts() if "time" in roles else {}
     found = table.collect(frame.select(**counts, **id_facts("user"), **id_facts("item"), **times))
     facts = found.row(0, named=True)
+    has_words = facts.get("num_words", 0) > 0
+    facts |= table.collect(frame.select(**date_facts())).row(0, named=True) if has_words else NO_DATES
     if not facts["num_rows"]:
         raise DataError(f"{table.path}: there is a header and nothing below; add one row per interaction")
     return facts
@@ -196,9 +203,8 @@ def _log_of(
         notes.append(f"{facts['num_blank']:,} empty lines left out")
     values: dict[str, pl.Expr] = {}
     for role in ("user", "item"):
-        is_mended = facts[f"{role}_is_point_zero"] and not facts[f"{role}_is_whole"]
-        values[role] = id_value(role, is_whole=facts[f"{role}_is_point_zero"] or facts[f"{role}_is_whole"])
-        if is_mended:
+        values[role] = id_value(role, is_whole=facts[f"{role}_is_whole"])
+        if facts[f"{role}_is_whole"] and facts[f"{role}_has_point"]:
             notes.append(f"{role} ids are written as 12.0; read as whole numbers")
         if facts[f"{role}_num_stripped"]:
             notes.append(f"white space around {facts[f'{role}_num_stripped']:,} {role} ids left out")
@@ -207,7 +213,7 @@ def _log_of(
     if unit is None:
         return Log(rows.select("row", **values), "none", tuple(notes))
     notes += _time_notes(unit, facts)
-    exact = rows.select("row", **values, time=seconds(unit))
+    exact = rows.select("row", **values, time=pl.col("seconds"))
     if unit != "day number" and facts[f"fine_{unit}"]:  # what comes first within a second is known here only
         exact = exact.sort("time", "row").drop("row").with_row_index("row")
         notes.append("times are finer than a second: fractions decide the order, and are then left out")
@@ -234,12 +240,3 @@ def _time_notes(unit: TimeUnit, facts: Mapping[str, Any]) -> list[str]:
         return [f"{num_dates - num_zoned:,} dates name no zone; read as UTC"] if num_zoned < num_dates else []
     year = 1970 + facts["largest"] / (365.2425 * 86_400)
     return [f"times are unix {unit} (as seconds they would lie in the year {year:,.0f}); converted"]
-
-
-def _digest(path: Path) -> str:
-    """The sha256 of the content of a file that was read already."""
-    digest = hashlib.sha256()
-    with open_bytes(path).opened() as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -36,8 +36,7 @@ COORDINATES = {"latitude": 90.0, "longitude": 180.0}  # degrees, at most, either
 _1980 = 315_532_800  # unix seconds; a file whose times are all before it does not hold unix seconds
 _DAY = 86_400
 _NUMBER = r"^[-+]?[0-9]+(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)?$"
-_WHOLE_ID = r"^(?:0|[1-9][0-9]{0,17})$"
-_WHOLE_OR_POINT_ZERO = r"^(?:0|[1-9][0-9]{0,14})(?:\.0)?$"
+_WHOLE_ID = r"^(?:0|[1-9][0-9]{0,17})(?:\.0)?$"
 _DAY_NUMBER = r"^(?:19[7-9]|20[0-9])[0-9](?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])$"
 _NOTHING = ["", "nan", "NaN", "NAN", "null", "NULL", "None", "NaT", "<NA>"]  # what tools write for no value
 
@@ -104,7 +103,7 @@ def id_facts(role: str) -> dict[str, pl.Expr]:
     text = stripped(role)
     return {
         f"{role}_is_whole": text.str.contains(_WHOLE_ID).all(),
-        f"{role}_is_point_zero": text.str.contains(_WHOLE_OR_POINT_ZERO).all(),
+        f"{role}_has_point": text.str.ends_with(".0").any(),
         f"{role}_num_stripped": (text != pl.col(role)).sum(),
         f"{role}_first": text.min(),
         f"{role}_last": text.max(),
@@ -112,9 +111,9 @@ def id_facts(role: str) -> dict[str, pl.Expr]:
 
 
 def number(role: str) -> pl.Expr:
-    """The numbers in a column as Float64; null where there is none."""
-    text = stripped(role)
-    return pl.when(text.str.contains(_NUMBER)).then(text).cast(pl.Float64, strict=False)
+    """The numbers in a column as Float64; null where there is none, or infinity."""
+    value = stripped(role).cast(pl.Float64, strict=False)
+    return pl.when(value.is_finite()).then(value)
 
 
 def number_faults(role: str) -> list[Fault]:
@@ -148,18 +147,29 @@ def moment() -> pl.Expr:
 
 
 def time_facts() -> dict[str, pl.Expr]:
-    """What decides the unit of the times, over a whole file."""
-    given, dated = number("time"), moment()
-    zoned = stripped("time").str.contains(r"(?:Z|UTC|[-+]\d\d:?\d\d)$") & dated.is_not_null()
+    """What decides the unit of the times, over a whole file, if they are numbers: those in `number`."""
+    given = pl.col("number")
     return {
         **{f"num_{unit}": given.is_between(*bounds, closed="left").sum() for unit, bounds in UNITS.items()},
         "num_day_numbers": stripped("time").str.contains(_DAY_NUMBER).sum(),
-        "num_dates": dated.is_not_null().sum(),
-        "num_zoned": zoned.sum(),
+        "num_words": (given.is_null() & ~is_nothing("time")).sum(),
         "largest": given.max(),
         **{f"fine_{unit}": (given % per != 0).any() for unit, per in PER_SECOND.items()},
+    }
+
+
+def date_facts() -> dict[str, pl.Expr]:
+    """As `time_facts`, if they are dates; slower, and of no use where there are no words."""
+    dated = moment()
+    is_zoned = stripped("time").str.contains(r"(?:Z|UTC|[-+]\d\d:?\d\d)$")
+    return {
+        "num_dates": dated.is_not_null().sum(),
+        "num_zoned": (is_zoned & dated.is_not_null()).sum(),
         "fine_date": (dated % 1_000_000 != 0).any(),
     }
+
+
+NO_DATES = {"num_dates": 0, "num_zoned": 0, "fine_date": False}  # what `date_facts` finds without words
 
 
 def time_unit(facts: Mapping[str, float]) -> TimeUnit:
@@ -169,49 +179,43 @@ def time_unit(facts: Mapping[str, float]) -> TimeUnit:
     unit = max(counts, key=lambda name: counts[name])
     if unit != "seconds":
         return unit
-    if facts["num_day_numbers"] == facts["num_seconds"]:
+    if 0 < facts["num_day_numbers"] == facts["num_seconds"]:
         return "day number"
-    return "order" if facts["largest"] < _1980 else unit
+    return "order" if facts["num_seconds"] and facts["largest"] < _1980 else unit
 
 
 def seconds(unit: TimeUnit) -> pl.Expr:
-    """Times in seconds as Float64, fractions kept; null where a time is not of this unit."""
+    """Times in seconds as Float64, fractions kept, of `time` or `number`; null where it is no such time."""
     if unit == "date":
         return moment() / 1_000_000
     if unit == "day number":
         return stripped("time").str.to_datetime("%Y%m%d", strict=False).dt.epoch("s").cast(pl.Float64)
-    return number("time") / PER_SECOND[unit]
+    return pl.col("number") / PER_SECOND[unit]
 
 
 def time_faults(unit: TimeUnit) -> list[Fault]:
-    """The rules of times, once it is known what most of the file's are in."""
-    value, given = seconds(unit), number("time")
-    most = (
-        "dates" if unit in ("date", "day number") else "plain numbers" if unit == "order" else f"unix {unit}"
+    """The rules of times, once it is known what most of the file's are in; of `number` and `seconds` too."""
+    value, given = pl.col("seconds"), pl.col("number")
+    missing = "time is missing ({}); fill it in, remove the row, or set columns.time to '-' to go without"
+    dates = "dates such as 2019-12-13 15:51:19"
+    if unit in ("date", "day number"):
+        other = [Fault("time", value.is_null(), f"time {{}} is no date as others here are; write {dates}")]
+    else:
+        bounds = UNITS["seconds" if unit == "order" else unit]
+        name = "plain numbers" if unit == "order" else f"unix {unit}"
+        other = [
+            Fault("time", given.is_null(), f"time {{}} is not a number; write unix seconds, or {dates}"),
+            Fault("time", given < 0, "time {} is negative, so before 1970; correct it or remove the row"),
+            Fault(
+                "time",
+                ~given.is_between(*bounds, closed="left"),
+                f"time {{}} is not in {name} as others here are; write all times in one unit",
+            ),
+        ]
+    future = Fault(
+        "time", value > time.time() + _DAY, "time {} lies in the future; correct it or remove the row"
     )
-    bounds = UNITS.get("seconds" if unit == "order" else unit)
-    is_other = value.is_null() if bounds is None else ~given.is_between(*bounds, closed="left")
-    way_out = "correct it or remove the row"
-    return [
-        Fault(
-            "time",
-            is_nothing("time"),
-            "time is missing ({}); fill it in, remove the row, or set columns.time to '-' to go without",
-        ),
-        Fault(
-            "time",
-            given.is_null() & moment().is_null(),
-            "time {} is neither a number nor a date; write unix "
-            "seconds, or dates such as 2019-12-13 15:51:19",
-        ),
-        Fault("time", given < 0, "time {} is negative, so before 1970; " + way_out),
-        Fault(
-            "time",
-            is_other.fill_null(value=True),
-            f"time {{}} is not in {most} as most of the file is; write all times in one unit",
-        ),
-        Fault("time", value > time.time() + _DAY, "time {} lies in the future; " + way_out),
-    ]
+    return [Fault("time", is_nothing("time"), missing), *other, future]
 
 
 def kind_of(column: pl.Series) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import hashlib
 import io
 import json
 from contextlib import contextmanager
@@ -67,6 +68,14 @@ class Bytes:
         """The first bytes."""
         with self.opened() as file:
             return file.read(num_bytes)
+
+    def sha256(self) -> str:
+        """The sha256 of the bytes in hex."""
+        digest = hashlib.sha256()
+        with self.opened() as file:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+        return digest.hexdigest()
 
     def refuse_binary(self) -> None:
         """Read everything once.
