@@ -200,12 +200,17 @@ class BPR(Loss):
         return F.softplus(negative - positive[:, None]).sum(1).mean()
 
 
+def other_items(target: Tensor, num_negatives: int, *, num_items: int) -> Tensor:
+    """(...) items 1..N -> (..., M) uniform draws from all items but each one's own."""
+    shift = torch.randint(1, num_items, (*target.shape, num_negatives), device=target.device)
+    return (target[..., None] - 1 + shift) % num_items + 1
+
+
 def _pointwise_scores(
     hidden: Tensor, target: Tensor, table: Tensor, num_negatives: int
 ) -> tuple[Tensor, Tensor]:
     """(P,) scores of the next items and (P, M) of negatives drawn anew per position from all other items."""
-    shift = torch.randint(1, len(table) - 1, (len(target), num_negatives), device=table.device)
-    negatives = (target[:, None] - 1 + shift) % (len(table) - 1) + 1  # any item but the target, uniformly
+    negatives = other_items(target, num_negatives, num_items=len(table) - 1)
     positive = (hidden * F.embedding(target, table)).sum(-1)
     negative = torch.einsum("pd,pmd->pm", hidden, F.embedding(negatives, table))
     return positive, negative
