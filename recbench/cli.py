@@ -29,6 +29,7 @@ COMMANDS: dict[str, Callable[..., object]] = {
     "fit": runs.fit,
     "evaluate": commands.evaluate,
     "recommend": commands.recommend,
+    "tune": runs.tune,
     "bench": commands.bench,
     "leaderboard": commands.leaderboard,
     "replay": commands.replay,

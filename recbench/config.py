@@ -66,6 +66,18 @@ def read(path: Path) -> dict[str, Any]:
     return content
 
 
+def space_file(name: str, model: str) -> Path:
+    """What `recbench tune` varies: the file or preset `name`; else the method's own, else the default."""
+    given = Path(name)
+    if name and ("/" in name or given.suffix in (".yaml", ".yml")):
+        return given
+    own = [name] if name else [model, "default"]
+    for stem in own:
+        if (preset := folder() / "space" / f"{stem}.yaml").is_file():
+            return preset
+    raise UsageError(f"unknown space {name!r}{nearest(name, names('space'))}")
+
+
 def expand(argv: Sequence[str], *, trainer: str = "cpu") -> list[str]:
     """Put what names and files stand for in front, so that whatever is typed out wins over what a file says.
 
@@ -102,8 +114,9 @@ def _fragment(kind: str, value: str) -> dict[str, Any]:
     if "/" not in value and preset.is_file():
         path = preset
     if path.suffix in (".yaml", ".yml"):
-        named = {"name": path.stem} if kind == "model" else {}
-        return {kind: read(path), **named}
+        content = read(path)
+        beside = {"name": path.stem, "tuned": content.pop("tuned", None)} if kind == "model" else {}
+        return {kind: content, **beside}
     if kind == "data" and (path.exists() or "/" in value):
         return {"data": {"name": value}}
     if kind == "model":

@@ -35,6 +35,7 @@ def fit(
     *,
     config: dict[str, Any],
     name: str,
+    tuned: dict[str, Any] | None = None,
     trainer: TrainerOptions = TrainerOptions(),  # noqa: B008 - frozen
     seed: int = 0,
     wandb: Literal["offline", "online", "disabled"] = "offline",
@@ -49,6 +50,7 @@ def fit(
         data: what it is trained and evaluated on.
         config: everything that decides the numbers, as plain containers; hashed and kept with the record.
         name: the method's name on the leaderboard.
+        tuned: how the options were found: data, trials, validation metrics; kept on the record.
         trainer: where and how long.
         seed: of weights, order and dropout.
         wandb: where Weights & Biases logs go.
@@ -63,9 +65,10 @@ def fit(
         DivergedError: a loss or score is not finite; the record then says so and has no metrics.
     """
     _prepare_process(trainer, seed)
-    record = blank_record(data, config=config, name=name, seed=seed)
+    record = blank_record(data, config=config, name=name, seed=seed).model_copy(update={"tuned": tuned or {}})
     folder = run_folder(runs, record, resume=resume)
-    write_atomic(folder / "config.yaml", yaml.safe_dump(config | {"name": name}, sort_keys=False).encode())
+    resolved = config | {"name": name, "tuned": tuned}
+    write_atomic(folder / "config.yaml", yaml.safe_dump(resolved, sort_keys=False).encode())
     logger = make_logger(wandb, folder=folder, name=folder.name, config=config)
     model.build(data.catalog)
     try:

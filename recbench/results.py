@@ -82,6 +82,7 @@ class Run(_Frozen):
     validation: dict[str, float] = Field(default_factory=dict)
     config: dict[str, Any] = Field(default_factory=dict)
     config_hash: str = ""
+    tuned: dict[str, Any] = Field(default_factory=dict)  # how the options were found
     data_fingerprint: str = ""
     ranks_sha256: str = ""
     stages: dict[str, StageCost] = Field(default_factory=dict)

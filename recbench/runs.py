@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from recbench.config import nearest
+from recbench.config import nearest, read, space_file
 from recbench.errors import DataError, UsageError
 from recbench.parse import parse
 
@@ -28,6 +28,7 @@ def fit(
     data: InteractionData,
     trainer: TrainerOptions,
     name: str = "",
+    tuned: dict[str, Any] | None = None,
     seed: int = 0,
     wandb: Literal["offline", "online", "disabled"] = "offline",
     runs: Path = Path("runs"),
@@ -42,6 +43,7 @@ def fit(
         data: a preset of configs/data, a YAML file, or your own file of sequences.
         trainer: a preset of configs/trainer, or a YAML file.
         name: what the record calls the method; the preset's name unless given.
+        tuned: how the options were found, as `recbench tune` notes it in a preset; goes on the record.
         seed: decides weights, batches and negatives.
         wandb: where Weights & Biases keeps the curves.
         runs: folder of run folders: configuration, checkpoints, curves.
@@ -58,6 +60,7 @@ def fit(
         data,
         config=_deciding(config),
         name=name or _own_name(model),
+        tuned=tuned or {},
         trainer=trainer,
         seed=seed,
         wandb=wandb,
@@ -66,6 +69,61 @@ def fit(
         resume=resume,
     )
     return record_table(read_run(record), record)
+
+
+def tune(
+    *,
+    model: Recommender,
+    data: InteractionData,
+    trainer: TrainerOptions,
+    name: str = "",
+    trials: int = 30,
+    space: str = "",
+    seed: int = 0,
+    studies: Path = Path("runs/tune"),
+    tuned: dict[str, Any] | None = None,  # noqa: ARG001 - of the preset that is tuned anew
+    config: dict[str, Any],
+) -> str:
+    """Search a method's options on the validation split; resumable, and the test items stay unseen.
+
+    The best become a preset that says how they were found, and so do the records of runs made from it.
+
+    Args:
+        model: a preset of configs/model, a class of recbench.models, a dotted path, or a YAML file.
+        data: a preset of configs/data, a YAML file, or your own file.
+        trainer: a preset of configs/trainer, or a YAML file; its limits hold for each trial.
+        name: what the study calls the method; the preset's name unless given.
+        trials: of the whole study; those made before count.
+        space: a preset of configs/space or a YAML file; the method's own, else the default.
+        seed: of the trainings and of what is tried.
+        studies: folder of studies and of the presets they find.
+        tuned: how the present options were found; not used.
+        config: the resolved configuration.
+    """
+    from recbench import tuning
+
+    if trials < 1:
+        raise UsageError(f"--trials {trials}: at least one")
+    base = _deciding(config)
+    file = space_file(space, name or _own_name(model))
+    entries = read(file)
+
+    def make(options: dict[str, Any]) -> Recommender:
+        changed = base | {"model": tuning.with_options(base["model"], options)}
+        with tempfile.TemporaryDirectory() as scratch:
+            written = Path(scratch) / "config.yaml"
+            written.write_text(json.dumps(changed))  # JSON is YAML
+            made: Recommender = parse(tune, [f"--config={written}"], prog="recbench tune")["model"]
+        return made
+
+    study = tuning.Study(
+        name=name or _own_name(model),
+        model=base["model"],
+        space=tuning.read_space(entries, file, known=tuning.options_of(base["model"].get("init_args", {}))),
+        folder=studies,
+        identity=base | {"space": entries},
+    )
+    return study.run(make, data, num_trials=trials, trainer=trainer, seed=seed)
 
 
 def blank(words: Sequence[str]) -> Run:

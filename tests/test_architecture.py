@@ -27,7 +27,7 @@ LAYERS = [
     {"nn", "latency", "leaderboard", "data", "checkpoint", "runtime", "tracking", "config"},
     {"models", "edge", "data.module"},
     {"evaluate"},
-    {"training", "fit"},
+    {"training", "fit", "tuning"},
     {"bench"},
     {"parse", "figures", "runs", "commands", "cli", "__main__"},
 ]

@@ -1,0 +1,200 @@
+"""Tuning: what may be varied, the same budget however often a study stops, what goes on the record."""
+
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import optuna
+import pytest
+import yaml
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from recbench import tuning
+from recbench.cli import main
+from recbench.errors import DataError, DivergedError, UsageError
+from recbench.results import read_runs
+from recbench.training import MONITOR, TrainerOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SPACE: tuning.Space = {"x": FloatDistribution(-1.0, 1.0)}
+OPTIONS = {"dim": 8, "recipe": {"lr": 0.1, "batch_size": 4}, "loss": {"init_args": {"half": True}}}
+
+
+def peak(options: dict[str, Any]) -> dict[str, float]:
+    """A method whose validation is best at x = .3, and that diverges below -.5."""
+    if options["x"] < -0.5:
+        raise DivergedError("the loss became nan")
+    value = 1 - (options["x"] - 0.3) ** 2
+    return {"hr@10": value, "ndcg@10": value}
+
+
+def study(
+    journal: Path, num_trials: int, monkeypatch: pytest.MonkeyPatch, outcome: Any = peak
+) -> tuning.Outcome:
+    def validation(made: Any, *_: Any, **__: Any) -> dict[str, float]:
+        found: dict[str, float] = outcome(made)
+        return found
+
+    monkeypatch.setattr(tuning, "_validation", validation)
+    options = TrainerOptions()
+    make: Callable[[dict[str, Any]], Any] = dict
+    data: Any = None
+    return tuning.search(make, data, SPACE, journal=journal, num_trials=num_trials, trainer=options, seed=3)
+
+
+def tried(journal: Path) -> list[float]:
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(journal)))
+    found = optuna.load_study(study_name="tune", storage=storage).trials
+    return [trial.params["x"] for trial in found if "broken" not in trial.user_attrs]
+
+
+def test_the_best_trial_wins_and_every_trial_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = study(tmp_path / "a", 25, monkeypatch)
+    xs = tried(tmp_path / "a")
+    assert len(xs) == found.num_trials == 25
+    assert found.num_failed == sum(x < -0.5 for x in xs) > 0
+    assert found.options["x"] == min((x for x in xs if x >= -0.5), key=lambda x: abs(x - 0.3))
+    assert abs(found.options["x"] - 0.3) < 0.05
+    assert found.validation["ndcg@10"] == pytest.approx(1 - (found.options["x"] - 0.3) ** 2, abs=1e-6)
+
+
+def test_a_study_in_parts_is_the_study_in_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = study(tmp_path / "whole", 16, monkeypatch)
+    study(tmp_path / "parts", 5, monkeypatch)
+    study(tmp_path / "parts", 13, monkeypatch)
+    parts = study(tmp_path / "parts", 16, monkeypatch)
+    assert tried(tmp_path / "parts") == tried(tmp_path / "whole")
+    assert parts._replace(train_s=0) == whole._replace(train_s=0)
+    assert study(tmp_path / "parts", 16, monkeypatch).num_trials == 16  # nothing left to do
+
+
+def test_a_trial_cut_short_is_made_again_and_counts_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def killed_at_the_third(options: dict[str, Any]) -> dict[str, float]:
+        calls.append(options["x"])
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return peak(options)
+
+    whole = study(tmp_path / "whole", 6, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        study(tmp_path / "cut", 6, monkeypatch, killed_at_the_third)
+    found = study(tmp_path / "cut", 6, monkeypatch)
+    assert tried(tmp_path / "cut") == tried(tmp_path / "whole")
+    assert found.num_trials == whole.num_trials == 6
+    assert found.num_failed == whole.num_failed
+
+
+def test_a_study_of_which_nothing_ends_well_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def diverges(_: dict[str, Any]) -> dict[str, float]:
+        raise DivergedError("nan")
+
+    with pytest.raises(DivergedError, match="none of 3 trials ended well"):
+        study(tmp_path / "a", 3, monkeypatch, diverges)
+
+
+def test_a_trial_behind_the_median_is_stopped() -> None:
+    made = optuna.create_study(
+        direction="maximize", pruner=optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=1)
+    )
+    for _ in range(2):
+        good = made.ask()
+        logger = tuning.TrialLogger(good)
+        for _ in range(3):
+            logger.log_metrics({MONITOR: 0.5, "val/hr@10": 0.0}, step=1)
+        made.tell(good, 0.5)
+    bad = tuning.TrialLogger(made.ask())
+    bad.log_metrics({"train/loss": 0.1}, step=1)  # nothing to judge by
+    bad.log_metrics({MONITOR: 0.1}, step=1)  # too early to judge
+    with pytest.raises(optuna.TrialPruned):
+        bad.log_metrics({MONITOR: 0.1}, step=2)
+
+
+def test_space_reads_three_kinds_and_leaves_out_what_the_method_lacks(tmp_path: Path) -> None:
+    entries = {
+        "dim": {"choices": [8, 16]},
+        "recipe.lr": {"low": 0.001, "high": 0.1, "log": True},
+        "recipe.batch_size": {"low": 2, "high": 8, "step": 2},
+        "num_heads": {"choices": [1]},
+    }
+    found = tuning.read_space(entries, tmp_path, known=tuning.options_of(OPTIONS))
+    assert found == {
+        "dim": CategoricalDistribution([8, 16]),
+        "recipe.lr": FloatDistribution(0.001, 0.1, log=True),
+        "recipe.batch_size": IntDistribution(2, 8, step=2),
+    }
+
+
+@pytest.mark.parametrize("entry", [3, {"low": 1}, {"low": 3, "high": 1}, {"chioces": [1]}, {"choices": []}])
+def test_a_malformed_entry_is_named(entry: Any) -> None:
+    with pytest.raises(DataError, match=r"s\.yaml: dim: .*write \{choices"):
+        tuning.read_space({"dim": entry}, Path("s.yaml"), known={"dim"})
+
+
+def test_a_method_without_these_options_is_refused() -> None:
+    with pytest.raises(UsageError, match="has none of the options dim"):
+        tuning.read_space({"dim": {"choices": [1]}}, Path("s.yaml"), known={"k1"})
+
+
+def test_options_are_named_by_dots_and_replaced_without_touching_the_rest() -> None:
+    assert {"dim", "recipe.lr", "loss.init_args.half"} <= tuning.options_of(OPTIONS)
+    model = {"class_path": "a.B", "init_args": OPTIONS}
+    changed = tuning.with_options(model, {"recipe.lr": 0.5, "loss.init_args.half": False})
+    assert changed["init_args"] == {
+        "dim": 8,
+        "recipe": {"lr": 0.5, "batch_size": 4},
+        "loss": {"init_args": {"half": False}},
+    }
+    assert OPTIONS["recipe"] == {"lr": 0.1, "batch_size": 4}
+
+
+def test_every_shipped_space_fits_some_method() -> None:
+    from recbench import config
+
+    for path in sorted((config.folder() / "space").glob("*.yaml")):
+        entries = config.read(path)
+        assert set(tuning.read_space(entries, path, known=set(entries))) == set(entries)
+
+
+def _hold(lock: Path, is_held: Any, may_end: Any) -> None:
+    with tuning._alone(lock):
+        is_held.set()
+        may_end.wait(30)
+
+
+def test_two_processes_do_not_share_a_study(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    is_held, may_end = context.Event(), context.Event()
+    other = context.Process(target=_hold, args=(tmp_path / "lock", is_held, may_end))
+    other.start()
+    assert is_held.wait(30)
+    with pytest.raises(UsageError, match="another recbench tune"), tuning._alone(tmp_path / "lock"):
+        pass
+    may_end.set()
+    other.join()
+    with tuning._alone(tmp_path / "lock"):
+        pass
+
+
+def test_the_preset_found_fits_and_its_record_says_how_it_was_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["tune", "--model", "itemknn", "--data", "demo", "--trials", "2"]) == 0
+    said = capsys.readouterr()
+    assert said.err.count("trial ") == 2
+    (preset,) = Path("runs/tune").glob("*.yaml")
+    assert str(preset) in said.out
+    fit = ["fit", "--model", str(preset), "--data", "demo", "--name", "itemknn", "--wandb", "disabled"]
+    assert main([*fit, "--results", "results"]) == 0
+    (record,) = read_runs(Path("results"))
+    assert record.tuned == yaml.safe_load(preset.read_text())["tuned"]
+    assert record.tuned["num_trials"] == 2
+    assert record.tuned["validation"]["ndcg@10"] == pytest.approx(record.validation["ndcg@10"], abs=1e-6)
