@@ -95,7 +95,8 @@ class SelfAttention(nn.Module):
             return tuple(self.project_in(x).chunk(3, dim=-1))
         dim = x.shape[-1]
         weight, bias = self.project_in.weight, self.project_in.bias
-        query = F.linear(x[:, -1:], weight[:dim], bias[:dim])
+        # one row a user: of three dimensions, which product is taken depends on whether the weights learn
+        query = F.linear(x[:, -1], weight[:dim], bias[:dim])[:, None]
         return query, *F.linear(x, weight[dim:], bias[dim:]).chunk(2, dim=-1)
 
     @staticmethod
