@@ -109,17 +109,15 @@ def narrow(log: Log, selection: Selection) -> Selected:
         UsageError: the file has no times or ratings to select by.
     """
     frame, num_rows = _collected(log, selection)
-    notes = []
-    if len(frame) < num_rows:
-        notes.append(_note(num_rows - len(frame), num_rows, _what_filters(selection)))
+    notes = _dropped(num_rows, frame, _what_filters(selection))
     if selection.merge_repeats:
         before = len(frame)
         frame = _ordered(frame).unique(["user", "item"], keep="first", maintain_order=True)
-        notes += [_note(before - len(frame), before, "repeats of a user's earlier interaction with the item")]
+        notes += _dropped(before, frame, "repeats of a user's earlier interaction with the item")
     before = len(frame)
     frame = k_core(frame, min_user=selection.min_user, min_item=selection.min_item)
     core = f"users with fewer than {selection.min_user} or items with fewer than {selection.min_item}"
-    notes += [_note(before - len(frame), before, core)] if selection.min_user or selection.min_item else []
+    notes += _dropped(before, frame, core)
     if not len(frame):
         raise DataError(f"no interaction of {num_rows:,} is left after {selection}; select less strictly")
     frame = _ordered(frame)
@@ -218,12 +216,17 @@ def _ties(ordered: pl.DataFrame, is_first: NDArray[np.bool_]) -> list[str]:
     num_tied, num_steps = int((is_step & (time[1:] == time[:-1])).sum()), int(is_step.sum())
     if not num_tied:
         return []
-    return [_note(num_tied, num_steps, "steps take no time, and the file decides their order", verb="")]
+    return [f"{_share(num_tied, num_steps)} steps take no time, and the file decides their order"]
 
 
-def _note(num: int, of: int, what: str, verb: str = " dropped:") -> str:
-    """`12 of 100 (12.00 %) dropped: what`."""
-    return f"{num:,} of {of:,} ({100 * num / max(of, 1):.2f} %){verb} {what}"
+def _dropped(before: int, frame: pl.DataFrame, what: str) -> list[str]:
+    """`12 of 100 (12.00 %) dropped: what`; nothing where nothing was."""
+    num = before - len(frame)
+    return [f"{_share(num, before)} dropped: {what}"] if num else []
+
+
+def _share(num: int, of: int) -> str:
+    return f"{num:,} of {of:,} ({100 * num / of:.2f} %)"
 
 
 def _midnight(name: str, date: str) -> int | None:

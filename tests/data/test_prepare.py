@@ -7,7 +7,7 @@ import logging
 import subprocess
 import sys
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -15,14 +15,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recbench.data import prepare, public, raw, sequence_file
+from recbench.data import prepare, public, raw, sequence_file, store
 from recbench.data.fingerprint import fingerprint, shuffled_order
 from recbench.data.ids import coded
 from recbench.data.prepared import Prepared, assemble, item_indices
 from recbench.data.public import DataSet, Golden
+from recbench.data.selection import Selection
 from recbench.data.source import Source, bare_items
 from recbench.data.sources import s3rec
-from recbench.errors import DataError
+from recbench.data.tables.columns import Columns
+from recbench.errors import DataError, UsageError
 
 from .conftest import TINY
 
@@ -45,7 +47,7 @@ def _source(users: dict[int, list[int]]) -> Source:
     return Source(frame, bare_items(frame), "none", {})
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(histories, st.integers(0, 2**63))
 def test_indices_are_a_bijection_that_keeps_every_history(users: dict[int, list[int]], seed: int) -> None:
     prepared = assemble("any", "any", _source(users), index_seed=seed)
@@ -58,7 +60,7 @@ def test_indices_are_a_bijection_that_keeps_every_history(users: dict[int, list[
     assert restored == [users[user] for user in sorted(users)]
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(histories, st.randoms(use_true_random=False))
 def test_order_of_lines_in_the_raw_file_does_not_matter(users: dict[int, list[int]], random) -> None:  # type: ignore[no-untyped-def]
     lines = list(users.items())
@@ -249,6 +251,145 @@ def test_tables_that_appear_beside_the_raw_file_are_taken_in(tiny: DataSet, tmp_
     assert described.card.catalog_fingerprint != bare.card.catalog_fingerprint
 
 
+def _text_source(users: dict[str, list[str]]) -> Source:
+    rows = [(user, item, pos) for user, items in users.items() for pos, item in enumerate(items)]
+    schema = {"user": pl.String, "item": pl.String, "pos": pl.Int32}
+    frame = pl.DataFrame(rows, schema=schema, orient="row")
+    return Source(frame, bare_items(frame), "none", {})
+
+
+texts = st.dictionaries(
+    st.text(min_size=1, max_size=4),
+    st.lists(st.text(max_size=3), min_size=1, max_size=6),
+    min_size=1,
+    max_size=6,
+)
+
+
+@settings(deadline=None, max_examples=50)
+@given(texts, st.booleans())
+def test_text_ids_are_numbered_as_numbers_are(users: dict[str, list[str]], is_categorical: bool) -> None:
+    source = _text_source(users)
+    if is_categorical:
+        source = source._replace(interactions=source.interactions.cast({pl.String: pl.Categorical}))
+    prepared = assemble("any", "any", source, index_seed=3)
+    raw_of = dict(prepared.items.select("item", "raw_id").iter_rows())
+    assert sorted(raw_of) == list(range(1, len(raw_of) + 1))
+    back = prepared.interactions.group_by("user", maintain_order=True).agg("item")
+    restored = [[raw_of[item] for item in items] for items in back["item"].to_list()]
+    assert restored == [users[user] for user in sorted(users, key=str.encode)]
+
+
+def test_text_ids_carry_no_order_into_the_indices() -> None:
+    ordered = pl.Series([f"{number:05}" for number in range(10_000)])
+    raw_item, item = item_indices(ordered, 0).get_columns()
+    correlation = np.corrcoef(raw_item.cast(pl.Int64).to_numpy(), item.to_numpy())[0, 1]
+    assert abs(correlation) < 0.03  # 3 standard deviations of no correlation
+
+
+def test_an_item_that_nothing_describes_is_refused() -> None:
+    source = _text_source({"a": ["x", "y"]})
+    with pytest.raises(DataError, match="item y of the interactions is not among the items"):
+        assemble("any", "any", source._replace(items=source.items.filter(item="x")), index_seed=0)
+
+
+def test_queries_find_their_users() -> None:
+    queries = pl.DataFrame({"user": ["b", "a"], "query": ["to b", "to a"]})
+    source = _text_source({"b": ["x"], "a": ["y"]})._replace(queries=queries)
+    prepared = assemble("any", "any", source, index_seed=0)
+    assert prepared.queries is not None
+    assert prepared.queries.rows() == [(0, "to a"), (1, "to b")]
+
+
+def test_card_says_what_is_partial_and_what_was_dropped() -> None:
+    source = _text_source({"a": ["x"]})._replace(notes=("3 rows dropped",))
+    card = assemble("any", "any", source, index_seed=0, partial="half of it").card
+    assert card.partial == "half of it"
+    assert card.notes == ("3 rows dropped",)
+
+
+@pytest.mark.parametrize("part_rows", [1, 4, 5, 100])
+def test_parts_hold_whole_users_and_read_as_one(part_rows: int, tmp_path: Path) -> None:
+    users = {1: [1, 2, 3], 2: [4, 5, 6, 1], 3: [2, 3], 4: [6]}
+    prepared = assemble("any", "any", _source(users), index_seed=0)
+    store.write(assemble("other", "any", _source({1: [1, 2]}), index_seed=0), tmp_path, part_rows=1)
+    store.write(prepared, tmp_path, part_rows=part_rows)
+    parts = [pl.read_parquet(path) for path in sorted(tmp_path.glob("interactions*.parquet"))]
+    assert len(parts) == {1: 4, 4: 2, 5: 2, 100: 1}[part_rows]
+    assert sum(part["user"].n_unique() for part in parts) == len(users)
+    back = store.read(tmp_path)
+    assert back.card == prepared.card
+    assert back.interactions.equals(prepared.interactions)
+    assert store.scan(tmp_path).collect().equals(prepared.interactions)
+
+
+def test_a_lost_part_is_noticed(tmp_path: Path) -> None:
+    store.write(assemble("any", "any", _source({1: [1, 2], 2: [2, 1]}), index_seed=0), tmp_path, part_rows=2)
+    (tmp_path / "interactions-00001-of-00002.parquet").unlink()
+    with pytest.raises(DataError, match="fingerprint is"):
+        store.read(tmp_path)
+
+
+# day 17,000 of 1970 is 2016-07-18
+TABLE = "who,what,when\n" + "".join(f"u{n % 3},i{n % 4},{86_400 * (17_000 + n)}\n" for n in range(15))
+
+
+def test_own_table_is_read_by_its_declared_columns_and_selected(tmp_path: Path, cache: Path) -> None:
+    path = tmp_path / "shop.csv"
+    path.write_text(TABLE)
+    columns = Columns(user="who", item="what", time="when")
+    card = prepare.load(str(path), columns=columns).card
+    assert (card.name, card.num_users, card.num_items, card.num_interactions) == ("shop", 3, 4, 15)
+    assert card.clock == "unix"
+    later = prepare.load(str(path), columns=columns, selection=Selection(since="2016-07-21")).card
+    assert later.num_interactions == 12
+    assert "3 of 15 (20.00 %) dropped: before 2016-07-21" in later.notes
+    assert not cache.exists()  # the file is small
+
+
+def test_large_own_file_is_cached_by_content_and_selection(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "shop.csv"
+    path.write_text(TABLE)
+    columns = Columns(user="who", item="what", time="when")
+    monkeypatch.setattr(prepare, "LARGE", 1)
+    first = prepare.load(str(path), columns=columns)
+    assert len(list((cache / "prepared").iterdir())) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare, "prepare", lambda *_, **__: pytest.fail("prepared again"))
+        assert prepare.load(str(path), columns=columns).interactions.equals(first.interactions)
+    assert (
+        prepare.load(str(path), columns=columns, selection=Selection(merge_repeats=True)).card.repeat_rate
+        == 0
+    )
+    path.write_text(TABLE + "u0,i9,1500000000\n")
+    assert prepare.load(str(path), columns=columns).card.num_interactions == 16
+    assert len(list((cache / "prepared").iterdir())) == 3
+
+
+def test_a_sequence_file_can_be_selected_from(tmp_path: Path) -> None:
+    path = tmp_path / "shop.txt"
+    path.write_bytes(TINY)
+    card = prepare.load(str(path), selection=Selection(min_item=3)).card
+    # item 2 is there four times, every other at most twice
+    assert (card.num_items, card.num_interactions) == (1, 4)
+
+
+@pytest.mark.parametrize("name", ["beauty", "demo"])
+@pytest.mark.parametrize(
+    "options",
+    [{"columns": Columns(user="u")}, {"selection": Selection(min_user=3)}],
+    ids=["columns", "selection"],
+)
+def test_a_public_data_set_is_what_it_is(name: str, options: dict[str, Any]) -> None:
+    (option,) = options
+    with pytest.raises(
+        UsageError, match=f"data.{option} is for your own file; with it {name} would be another"
+    ):
+        prepare.load(name, **options)
+
+
 def test_own_file_is_prepared_and_not_cached(tmp_path: Path, cache: Path) -> None:
     path = tmp_path / "my shop.txt"
     path.write_bytes(TINY)
@@ -259,7 +400,8 @@ def test_own_file_is_prepared_and_not_cached(tmp_path: Path, cache: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("file", "name"), [("beauty.txt.gz", "beauty-file"), ("a.b.txt", "a-b"), ("---.txt", "file")]
+    ("file", "name"),
+    [("beauty.txt.gz", "beauty-file"), ("a.b.txt", "a-b"), ("---.txt", "file"), ("toys.csv.gz", "toys-file")],
 )
 def test_name_of_an_own_file_never_hides_a_public_one(file: str, name: str, tmp_path: Path) -> None:
     assert prepare.own_name(tmp_path / file) == name
