@@ -9,7 +9,7 @@ import torch.nn.functional as F  # noqa: N812
 from scipy.stats import chisquare
 from torch import Tensor
 
-from recbench.nn.losses import BCE, GBCE, FullSoftmax, Loss, SampledSoftmax
+from recbench.nn.losses import BCE, BPR, GBCE, FullSoftmax, Loss, SampledSoftmax
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -138,6 +138,11 @@ class TestPointwise:
         found = BCE(num_negatives=num_negatives)(*scored)
         assert float(found) == pytest.approx(wanted, rel=1e-6)
 
+    @pytest.mark.parametrize("num_negatives", [1, 4])
+    def test_bpr_by_hand(self, scored: tuple[Tensor, Tensor, Tensor], num_negatives: int) -> None:
+        wanted = num_negatives * softplus(self.NEGATIVE - self.POSITIVE)
+        assert float(BPR(num_negatives=num_negatives)(*scored)) == pytest.approx(wanted, rel=1e-6)
+
     def test_gbce_by_hand(self, scored: tuple[Tensor, Tensor, Tensor]) -> None:
         # alpha = 4 / (17 - 1) = 1/4; beta = 1/4 (1/2 (1 - 4) + 4) = 5/8
         wanted = (0.625 * softplus(-self.POSITIVE) + 4 * softplus(self.NEGATIVE)) / 5
@@ -164,7 +169,11 @@ class TestPointwise:
         assert float(BCE(temperature=0.5)(*scored)) == pytest.approx(wanted, rel=1e-6)
 
     @pytest.mark.parametrize("target", [1, 6, 12])
-    @pytest.mark.parametrize("loss", [BCE(num_negatives=8), GBCE(num_negatives=8)], ids=["bce", "gbce"])
+    @pytest.mark.parametrize(
+        "loss",
+        [BCE(num_negatives=8), GBCE(num_negatives=8), BPR(num_negatives=8)],
+        ids=["bce", "gbce", "bpr"],
+    )
     def test_negatives_are_all_other_items_alike(self, loss: Loss, target: int) -> None:
         """At scores of zero an item's gradient is proportional to how often it was drawn."""
         torch.manual_seed(0)
@@ -185,6 +194,7 @@ class TestPointwise:
         (FullSoftmax, {"temperature": 0.0}, "temperature must be above 0, got 0.0"),
         (SampledSoftmax, {"num_negatives": 0}, "num_negatives must be at least 1, got 0"),
         (BCE, {"num_negatives": -2}, "num_negatives must be at least 1, got -2"),
+        (BPR, {"num_negatives": 0}, "num_negatives must be at least 1, got 0"),
         (GBCE, {"num_negatives": 0}, "num_negatives must be at least 1, got 0"),
         (GBCE, {"calibration": 1.5}, "calibration must lie in 0..1, got 1.5"),
     ],

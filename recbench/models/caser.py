@@ -131,7 +131,7 @@ class Caser(DotScorer):
         x = self.input_dropout(self.items(history))
         found = torch.cat([self._horizontal(x), self._vertical(x)], dim=-1)
         state: Tensor = self.project(self.output_dropout(found))  # z of Eq. 9
-        user = self.users(users)[:, None]
+        user: Tensor = self.users(users)[:, None]
         if self.is_tied:
             return state + user
         return torch.cat([state, user.expand_as(state), torch.ones_like(state[..., :1])], dim=-1)

@@ -165,7 +165,8 @@ class DIN(Scorer):
         table = self._candidates(torch.arange(len(self.items.weight), device=past.key.device))
         num_users, num_items = len(past.key), len(table.own)
         scores = past.key.new_empty(num_users, num_items)
-        budget = (_BLOCK_GPU if scores.is_cuda else _BLOCK_CPU) // self.hidden  # pairs of user and candidate
+        numbers = _BLOCK_GPU if scores.is_cuda else _BLOCK_CPU
+        budget = max(1, numbers // self.hidden)  # pairs of user and candidate
         wide = min(num_items, budget)
         tall = max(1, budget // wide)
         for top in range(0, num_users, tall):
@@ -199,8 +200,8 @@ class DIN(Scorer):
         """(B or 1, P, C, ...) candidates -> (B, P, C) scores."""
         shape = (len(past.key), *candidates.query.shape[1:3])
         query, vector, own = (part.flatten(1, 2).expand(shape[0], -1, -1) for part in candidates)
-        logits = (past.key @ query.mT).unflatten(2, shape[1:]) + past.bias[..., None]  # (B, L, P, C)
-        weight = logits.softmax(1).flatten(2)
+        logits = (past.key @ query.mT).view(*past.key.shape[:2], *shape[1:])  # (B, L, P, C)
+        weight = (logits + past.bias[..., None]).softmax(1).flatten(2)
         out: Tensor = self.net(own + weight.mT @ past.share)[..., 0]
         if self.has_shortcut:
             out = out + (weight * (past.value @ vector.mT)).sum(1)

@@ -33,6 +33,7 @@ class GRU4Rec(CausalScorer):
         num_layers: recurrent layers.
         dropout: between recurrent layers and on the output.
         embedding_dropout: on the item embeddings.
+        max_len: most recent items that are looked at; 0 for all that the data shows.
         loss: how hidden states are pulled towards their next items.
         recipe: how it is trained.
     """
@@ -52,15 +53,18 @@ class GRU4Rec(CausalScorer):
         num_layers: int = 1,
         dropout: float = 0.5,
         embedding_dropout: float = 0.5,
+        max_len: int = 0,
         loss: Loss | None = None,
         recipe: Recipe = Recipe(),
     ) -> None:
         super().__init__(loss=loss, recipe=recipe)
         at_least(1, dim=dim, hidden=hidden, num_layers=num_layers)
+        at_least(0, max_len=max_len)
         check_rate(dropout)
         check_rate(embedding_dropout)
         self.dim, self.hidden, self.num_layers = dim, hidden, num_layers
         self.dropout, self.embedding_dropout = dropout, embedding_dropout
+        self.max_len = max_len
 
     def build(self, catalog: Catalog) -> None:
         """Item table, recurrent layers, and the map from state to item space."""
@@ -80,7 +84,8 @@ class GRU4Rec(CausalScorer):
         self.project = nn.Linear(self.hidden, self.dim)
 
     def hidden_states(self, history: Tensor) -> Tensor:
-        """(B, L) items -> (B, L, D) states, each of which has seen the items up to its own."""
+        """(B, L) items -> (B, L', D) states of the newest, each of which has seen those up to its own."""
+        history = history[:, -self.max_len :]  # -0 is everything
         x = self.input_dropout(self.items(history))
         lengths = (history != 0).sum(1)
         if int(lengths.min()) < history.shape[1]:
