@@ -7,6 +7,7 @@ from recbench.models.din import DIN
 from recbench.models.fdsa import FDSA
 from recbench.models.gru4rec import GRU4Rec
 from recbench.models.hgn import HGN
+from recbench.models.hstu import HSTU
 from recbench.models.itemknn import ItemKNN
 from recbench.models.last_item import LastItem
 from recbench.models.popularity import Popularity
@@ -17,6 +18,7 @@ __all__ = [
     "DIN",
     "FDSA",
     "HGN",
+    "HSTU",
     "BERT4Rec",
     "BSARec",
     "Caser",
