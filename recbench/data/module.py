@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from recbench.data.prepare import Prepared
     from recbench.data.samples import Samples, TrainSamples
+    from recbench.data.selection import Selection
+    from recbench.data.tables.columns import Columns
 
 __all__ = ["BatchLoader", "InteractionData", "Sequences", "Split", "Users"]
 
@@ -42,7 +44,7 @@ class InteractionData(LightningDataModule):
     """One data set, split and served as `SequenceBatch`es.
 
     Args:
-        name: a data set (`recbench data list`) or the path of a sequence file.
+        name: a data set (`recbench data list`) or the path of your own file.
         max_len: most recent items a model sees.
         mask_seen: whether items of the history are barred from recommendation; right where nothing repeats.
         heldout_rate: share of users that never train nor validate and are scored apart.
@@ -53,6 +55,8 @@ class InteractionData(LightningDataModule):
         test_share: of the interactions, after the later moment of `global_time`.
         reach_km: only places so near are candidates; 0 for all items.
         reach_from: near the last check-in before the target, or near the target itself.
+        columns: of your own table, which column holds what; found by their usual names where not declared.
+        selection: of your own file, what to keep: k-core, dates, ratings, first of repeats; else everything.
     """
 
     def __init__(
@@ -69,6 +73,8 @@ class InteractionData(LightningDataModule):
         test_share: float = DEFAULT_SHARE,
         reach_km: float = 0.0,
         reach_from: Literal["last", "target"] = "last",
+        columns: Columns | None = None,
+        selection: Selection | None = None,
     ) -> None:
         super().__init__()
         if max_len < 1:
@@ -90,6 +96,7 @@ class InteractionData(LightningDataModule):
         self.split: splits.Rule = split
         self.validation_share, self.test_share = validation_share, test_share
         self.reach_km, self.reach_from = reach_km, reach_from
+        self.columns, self.selection = columns, selection
         self.heldout_rate, self.index_seed = heldout_rate, index_seed
         self.eval_batch_size = eval_batch_size
         self.batch_size = 256
@@ -115,7 +122,12 @@ class InteractionData(LightningDataModule):
         if hasattr(self, "sequences"):
             return
         if self._prepared is None:
-            self._prepared = prepare.load(str(self.name), index_seed=self.index_seed)
+            self._prepared = prepare.load(
+                str(self.name),
+                index_seed=self.index_seed,
+                columns=self.columns,
+                selection=self.selection,
+            )
         frame = self._prepared.interactions
         self.sequences = Sequences.of(frame)
         num_users = len(self.sequences.lengths)
