@@ -161,7 +161,7 @@ def open_table(path: Path) -> TableFile:
     """
     file = open_bytes(path)
     start = file.start(_SAMPLE)
-    if not start.strip():
+    if not start.removeprefix(codecs.BOM_UTF8).strip():
         raise DataError(f"{path}: the file is empty; it should hold a header and one row per interaction")
     if start.startswith(b"PAR1"):
         return _open_parquet(file)
@@ -220,9 +220,10 @@ def _open_json_lines(file: Bytes) -> TableFile:
     with file.text() as text:
         for _, line in zip(range(_SAMPLE_LINES), text, strict=False):
             try:
-                keys |= dict.fromkeys(json.loads(line), "text") if line.strip() else {}
-            except (ValueError, TypeError, RecursionError):
+                value = json.loads(line) if line.strip() else {}
+            except (ValueError, RecursionError):
                 break  # which line it is, and why, is said when it is read
+            keys |= dict.fromkeys(value, "text") if isinstance(value, dict) else {}
     source, notes = file.source, _mended(file)
     if notes:  # polars takes no byte order mark here
         with file.opened() as opened:

@@ -158,8 +158,10 @@ def not_json(file: TextIO) -> list[Problem]:
                 f"no JSON at character {error.pos + 1} ({error.msg}): {shown(line.strip())}; write the line"
             )
             found.append(Problem(number, f"{text} anew"))
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             found.append(Problem(number, f"{error}; leave the key out, or remove the line"))
+        except RecursionError:
+            found.append(Problem(number, f"nested too deep: {shown(line.strip())}; write the line anew"))
         if len(found) == MAX_PROBLEMS:
             break
     return found
