@@ -16,9 +16,10 @@ from recbench.data.selection import Selection, k_core, narrow
 from recbench.data.sequence_file import MIN_ITEMS
 from recbench.data.source import Log
 from recbench.data.sources import table
-from recbench.data.tables.columns import FEATURES, Columns, find_columns
+from recbench.data.tables.columns import ROLES, Columns, find_columns
 from recbench.data.tables.fields import kind_of
 from recbench.data.tables.file import SEPARATORS, open_table
+from recbench.data.tables.items import find_features
 from recbench.errors import FaultyFileError
 
 if TYPE_CHECKING:
@@ -111,11 +112,9 @@ def _of_sequences(path: Path) -> Report:
 def _about_table(opened: TableFile, columns: Columns) -> list[str]:
     """Format and columns, and what each is read as."""
     separated = f", separated by {SEPARATORS[opened.separator]}" if opened.separator else ""
-    roles = find_columns(columns, opened.header, table.ROLES, opened.path, needed=())
+    roles = find_columns(columns, opened.header, ROLES, opened.top, needed=())
     if table.items_path(opened.path, columns) is None:
-        rest = [name for name in opened.header if name not in roles.values()]
-        features = Columns(**{role: getattr(columns, role) for role in FEATURES})
-        roles |= find_columns(features, rest, FEATURES, opened.path, needed=())
+        roles |= find_features(opened, columns, roles)
     uses = {column: role for role, column in roles.items()}
     try:
         sample = opened.frame.head(_SAMPLE).collect()

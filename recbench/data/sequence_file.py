@@ -113,7 +113,7 @@ def _fault(text: str, line: int) -> str:
         return "carriage return inside the line, as old Mac files have; end lines with a line feed"
     for separator, name in _SEPARATORS.items():
         if separator in text:
-            return f"{shown(text)} has {name} in it; separate ids by one space"
+            return f"{shown(text)} has {name} in it; separate ids by one space, or name a table *.csv"
     tokens = text.split(" ")
     if line == 1 and all(re.fullmatch(r"[^\W\d]\S*", token) for token in tokens):
         return f"{shown(text)} is a header; remove it, the file holds ids only"

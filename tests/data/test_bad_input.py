@@ -52,7 +52,7 @@ def _parquet(**columns: object) -> bytes:
 
 
 SEQUENCES = {
-    "tabs": Case(GOOD + b"3\t1\t2\t3\n", 3, (r"3\t1\t2", "a tab", "one space")),
+    "tabs": Case(GOOD + b"3\t1\t2\t3\n", 3, (r"3\t1\t2", "a tab", "one space", "name a table *.csv")),
     "commas": Case(b"1,1,2,3\n", 1, ("1,1,2,3", "a comma", "one space")),
     "semicolons": Case(GOOD + b"3;1;2;3\n", 3, ("a semicolon", "one space")),
     "double colons": Case(b"1::1193::5::978300760\n", 1, ("a double colon", "one space")),

@@ -231,6 +231,12 @@ def test_what_differs_between_rows_of_an_item_is_not_the_items(
     assert items_of(path, Columns(title="title"))["title"].to_list() == ["Great!", "So so"]
 
 
+def test_what_is_read_as_something_else_is_no_feature(table: Callable[..., Path]) -> None:
+    path = table("name,item,label\na,1,A\nb,2,B\n")
+    assert items_of(path, Columns(user="name")).columns == ["item", "raw_id"]
+    assert items_of(path, Columns(user="name", title="label"))["title"].to_list() == ["A", "B"]
+
+
 def test_a_second_table_describes_the_items(table: Callable[..., Path]) -> None:
     table('item_id,name,tags\n2,Two,\n9,Nine,x;y\n1,One,"a; b;a"\n', "items.csv")
     path = table("user,item,title\na,1,no\nb,2,no\nb,3,no\n")

@@ -19,7 +19,7 @@ from recbench.data.problems import BrokenFileError, Problem, shown
 from recbench.data.selection import narrow
 from recbench.data.sequence_file import MIN_ITEMS
 from recbench.data.source import Log, Source
-from recbench.data.tables.columns import Columns, find_columns
+from recbench.data.tables.columns import ROLES, Columns, find_columns
 from recbench.data.tables.fields import (
     NO_DATES,
     date_facts,
@@ -48,8 +48,6 @@ if TYPE_CHECKING:
     from recbench.data.tables.fields import Fault, TimeUnit
 
 __all__ = ["Columns", "Examined", "examine", "items_path", "read_own", "read_table", "table_items"]
-
-ROLES = ("user", "item", "time", "rating")
 
 
 class Examined(NamedTuple):
@@ -122,7 +120,7 @@ def examine(path: Path, columns: Columns = Columns()) -> Examined:  # noqa: B008
         DataError: the file cannot be read as a table at all, or has no column for users or items.
     """
     table = open_table(path)
-    roles = find_columns(columns, table.header, ROLES, path, needed=("user", "item"))
+    roles = find_columns(columns, table.header, ROLES, table.top, needed=("user", "item"))
     facts = _facts(table, roles)
     unit = time_unit(facts) if "time" in roles else None
     rows = table.rows(roles)

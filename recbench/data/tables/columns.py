@@ -12,7 +12,6 @@ from recbench.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
 UNUSED = "-"  # declares that a table has no such column, whatever its header says
 # in lower case without anything but letters and digits; the first name that the header has is taken
@@ -65,6 +64,7 @@ USUAL = {
     "latitude": ("latitude", "lat"),
     "longitude": ("longitude", "lon", "lng", "long"),
 }
+ROLES = ("user", "item", "time", "rating")  # of an interaction
 FEATURES = ("title", "brand", "tags", "text", "latitude", "longitude")
 
 
@@ -100,7 +100,7 @@ class Columns:
 
 
 def find_columns(
-    declared: Columns, header: Sequence[str], roles: Sequence[str], path: Path, *, needed: Sequence[str]
+    declared: Columns, header: Sequence[str], roles: Sequence[str], where: str, *, needed: Sequence[str]
 ) -> dict[str, str]:
     """Which column of `header` plays which of `roles`; roles that none plays are left out.
 
@@ -108,7 +108,7 @@ def find_columns(
         declared: what the user says.
         header: the columns that there are.
         roles: fields of `Columns`.
-        path: the file, for messages.
+        where: the file and its first line, for messages.
         needed: roles that must be played.
 
     Raises:
@@ -118,21 +118,23 @@ def find_columns(
     for role in roles:
         named = getattr(declared, role)
         if named not in ("", UNUSED) and named not in header:
+            if _is_data(header):
+                raise DataError(f"{where}: {_missing(role, header)}")
             close = difflib.get_close_matches(named, header, n=1, cutoff=0.5)
             hint = f"did you mean {close[0]!r}? " if close else ""
             raise DataError(
-                f"{path}:1: no column {shown(named)} for {role}; {hint}there are {_listed(header)}"
+                f"{where}: no column {shown(named)} for {role}; {hint}there are {_listed(header)}"
             )
         column = named if named not in ("", UNUSED) else "" if named == UNUSED else _usual(role, header)
         if column and column in found.values() and named:
             raise DataError(
-                f"{path}:1: column {shown(column)} cannot be two things; declare one of them as '-'"
+                f"{where}: column {shown(column)} cannot be two things; declare one of them as '-'"
             )
         if column and column not in found.values():
             found[role] = column
     for role in needed:
         if role not in found:
-            raise DataError(f"{path}:1: {_missing(role, header)}")
+            raise DataError(f"{where}: {_missing(role, header)}")
     return found
 
 
@@ -144,7 +146,7 @@ def _usual(role: str, header: Sequence[str]) -> str:
 
 
 def _missing(role: str, header: Sequence[str]) -> str:
-    if sum(bool(re.fullmatch(r"[-+]?[0-9.]+", name)) for name in header) * 2 >= len(header):
+    if _is_data(header):
         return (
             f"{_listed(header)} is data, not a header; put the names of the columns into the first line, "
             "such as user,item,time"
@@ -153,6 +155,11 @@ def _missing(role: str, header: Sequence[str]) -> str:
         f"no column for {role} under its usual names; there are {_listed(header)}; set columns.{role} to the "
         "right one"
     )
+
+
+def _is_data(header: Sequence[str]) -> bool:
+    """Whether half of the names are numbers."""
+    return sum(bool(re.fullmatch(r"[-+]?[0-9.]+", name)) for name in header) * 2 >= len(header)
 
 
 def _listed(header: Sequence[str]) -> str:

@@ -77,6 +77,11 @@ class TableFile:
         return self.file.path
 
     @property
+    def top(self) -> str:
+        """Where the names of the columns stand, for messages."""
+        return f"{self.path}" if self.format == "Parquet" else f"{self.path}:1"
+
+    @property
     def header(self) -> tuple[str, ...]:
         """The names of the columns."""
         return tuple(self.types)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import polars as pl
 
 from recbench.data.problems import BrokenFileError
-from recbench.data.tables.columns import FEATURES, UNUSED, Columns, find_columns
+from recbench.data.tables.columns import FEATURES, ROLES, UNUSED, find_columns
 from recbench.data.tables.fields import (
     COORDINATES,
     Fault,
@@ -25,6 +26,8 @@ from recbench.data.tables.file import TableFile, open_table
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    from recbench.data.tables.columns import Columns
 
 _log = logging.getLogger(__name__)
 _LIST_SEPARATORS = "|;,"  # between tags; the first of them that the column has anywhere
@@ -52,12 +55,15 @@ def table_items(path: Path, columns: Columns, wanted: pl.Series) -> pl.DataFrame
     """
     described = items_path(path, columns)
     table = open_table(described or path)
-    own = Columns(**{role: getattr(columns, role) for role in FEATURES})
-    item = {"item": columns.item if columns.item in table.header else ""}
-    where = table.path
-    roles = find_columns(Columns(**item), table.header, ("item",), where, needed=("item",))
-    roles |= find_columns(own, [name for name in table.header if name not in roles.values()], FEATURES, where,
-                          needed=())  # fmt: skip
+    if described is None:
+        used = find_columns(columns, table.header, ROLES, table.top, needed=("item",))
+    else:
+        own = replace(columns, item=columns.item if columns.item in table.header else "")
+        used = find_columns(own, table.header, ("item",), table.top, needed=("item",))
+    roles = {"item": used["item"], **find_features(table, columns, used)}
+    if described is None and len(roles) == 1:
+        every = wanted.unique().sort().alias("item")
+        return pl.DataFrame({"item": every, "raw_id": every.cast(pl.String)})
     rows = table.rows(roles)
     _refuse_bad_items(table, rows, roles, is_one_row_each=described is not None)
     ids = id_value("item", is_whole=wanted.dtype.is_integer()).cast(wanted.dtype)
@@ -71,6 +77,12 @@ def table_items(path: Path, columns: Columns, wanted: pl.Series) -> pl.DataFrame
     kept = [role for role in features if _is_of_items(role, frame, columns, table)]
     texts = [_tags(frame["tags"]) if role == "tags" else frame[role] for role in kept]
     return frame.select("item", raw_id=pl.col("item").cast(pl.String)).with_columns(*texts)
+
+
+def find_features(table: TableFile, columns: Columns, used: Mapping[str, str]) -> dict[str, str]:
+    """Which columns of a table describe the items, among those that are not `used` otherwise."""
+    rest = [name for name in table.header if name not in used.values()]
+    return find_columns(columns, rest, FEATURES, table.top, needed=())
 
 
 def _refuse_bad_items(
