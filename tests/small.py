@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from recbench.data.prepared import Prepared
+    from recbench.data.samples import Samples
 
 WIDTHS = {"dim": 8, "hidden": 16, "num_layers": 1, "num_heads": 2, "max_len": 50}
 RECIPE = Recipe(
@@ -39,8 +41,8 @@ def small_data(*, index_seed: int = 0, **options: Any) -> InteractionData:
     return InteractionData.of(world(index_seed), mask_seen=False, eval_batch_size=64, **options)
 
 
-def steps_per_epoch() -> int:
-    return len(small_data().batched(RECIPE.batch_size, 0).train_dataloader())
+def steps_per_epoch(samples: Samples = RECIPE.samples) -> int:
+    return len(small_data().batched(RECIPE.batch_size, 0, samples=samples).train_dataloader())
 
 
 def gradient_methods() -> list[type[Recommender]]:
@@ -50,8 +52,9 @@ def gradient_methods() -> list[type[Recommender]]:
 
 
 def small_model(cls: type[Recommender], recipe: Recipe = RECIPE, **options: Any) -> Recommender:
-    """`cls` at width 8, whatever of the usual sizes it has."""
+    """`cls` at width 8, whatever of the usual sizes it has, trained on the samples it is meant for."""
     known = inspect.signature(cls).parameters
+    recipe = replace(recipe, samples=known["recipe"].default.samples)
     return cls(recipe=recipe, **{key: value for key, value in WIDTHS.items() if key in known} | options)
 
 
