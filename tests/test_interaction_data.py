@@ -348,10 +348,11 @@ class TestGlobalTime:
     def test_needs_absolute_times(self, data_of: Callable[..., InteractionData], clock: str) -> None:
         prepared = timed(data_of(TIMED), TIMES).prepared
         card = prepared.card.model_copy(update={"clock": clock})
-        with pytest.raises(DataError, match="global_time needs absolute times, and these count from"):
-            InteractionData.of(dataclasses.replace(prepared, card=card), split="global_time")
-        with pytest.raises(DataError, match="global_time needs absolute times, and there are none"):
-            InteractionData.of(data_of(TIMED).prepared, split="global_time")
+        for lacking in (dataclasses.replace(prepared, card=card), data_of(TIMED).prepared):
+            with pytest.raises(
+                DataError, match="by-hand: split global_time needs absolute times, and has none"
+            ):
+                InteractionData.of(lacking, split="global_time")
 
     def test_leave_one_out_has_nothing_to_remark(self, four: InteractionData) -> None:
         assert four.notes() == ()

@@ -21,7 +21,6 @@ from recbench.data.batch import SequenceBatch
 from recbench.data.catalog import Catalog
 from recbench.data.samples import prefixes, windows
 from recbench.data.sequences import BatchLoader, Sequences
-from recbench.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -137,8 +136,14 @@ class InteractionData(LightningDataModule):
         is_heldout = np.zeros(num_users, dtype=bool)
         is_heldout[rng.permutation(num_users)[: int(self.heldout_rate * num_users)]] = True
         self._users = {"known": np.flatnonzero(~is_heldout), "heldout": np.flatnonzero(is_heldout)}
-        self._splits = self._cut()
-        self._places = self._unit_vectors() if self.reach_km else None
+        self._splits = splits.cut(
+            self.split,
+            self.sequences.offsets,
+            self._times if self._prepared.card.clock == "unix" else None,
+            name=str(self.name),
+            shares=(self.validation_share, self.test_share),
+        )
+        self._places = reach.located(self.catalog, str(self.name)) if self.reach_km else None
         self._samples = self._cut_samples("positions")
 
     @property
@@ -299,34 +304,6 @@ class InteractionData(LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the epoch after the saved one."""
         self._next_epoch = state_dict["next_epoch"]
-
-    def _cut(self) -> splits.Splits:
-        """The positions at which the chosen rule cuts."""
-        if self.split == "leave_one_out":
-            return splits.leave_one_out(self.sequences.offsets)
-        if self._times is None or self.prepared.card.clock != "unix":
-            have = "there are none" if self._times is None else "these count from each user's first item"
-            raise DataError(
-                f"{self.name}: split global_time needs absolute times, and {have}; use leave_one_out"
-            )
-        return splits.global_time(
-            self.sequences.offsets,
-            self._times,
-            validation_share=self.validation_share,
-            test_share=self.test_share,
-        )
-
-    def _unit_vectors(self) -> NDArray[np.float64]:
-        """(N + 1, 3) where the items are."""
-        is_known = "latitude" in self.catalog.features
-        places = self.catalog.coordinates() if is_known else np.full((self.catalog.num_items, 2), np.nan)
-        num_missing = int(np.isnan(places).any(axis=1).sum())
-        if num_missing:
-            raise DataError(
-                f"{self.name}: reach_km needs the place of every item, and {num_missing:,} of "
-                f"{len(places):,} have no coordinates; set reach_km to 0"
-            )
-        return reach.unit_vectors(places)
 
     def _cut_samples(self, samples: Samples) -> TrainSamples:
         """Cut the known users' training items."""

@@ -10,8 +10,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from recbench.errors import DataError
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from recbench.data.catalog import Catalog
 
 EARTH_KM = 6371.0088  # mean radius
 _BLOCK = 2**21  # cosines at a time, 16 MiB
@@ -27,6 +31,23 @@ def unit_vectors(coordinates: NDArray[np.float64]) -> NDArray[np.float64]:
     flat = np.cos(latitude)
     places = np.stack([flat * np.cos(longitude), flat * np.sin(longitude), np.sin(latitude)], axis=1)
     return np.concatenate([np.full((1, 3), np.nan), places])
+
+
+def located(catalog: Catalog, name: str) -> NDArray[np.float64]:
+    """(N + 1, 3) where the items of a catalogue are.
+
+    Raises:
+        DataError: an item of the data set `name` has no coordinates.
+    """
+    is_known = "latitude" in catalog.features
+    coordinates = catalog.coordinates() if is_known else np.full((catalog.num_items, 2), np.nan)
+    num_missing = int(np.isnan(coordinates).any(axis=1).sum())
+    if num_missing:
+        raise DataError(
+            f"{name}: reach_km needs the place of every item, and {num_missing:,} of "
+            f"{catalog.num_items:,} have no coordinates; set reach_km to 0"
+        )
+    return unit_vectors(coordinates)
 
 
 def within(places: NDArray[np.float64], centres: NDArray[np.int64], *, km: float) -> NDArray[np.bool_]:

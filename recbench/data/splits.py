@@ -38,6 +38,36 @@ class Splits(NamedTuple):
     note: str = ""
 
 
+def cut(
+    rule: Rule,
+    offsets: NDArray[np.int64],
+    times: NDArray[np.int64] | None,
+    *,
+    name: str,
+    shares: tuple[float, float],
+) -> Splits:
+    """Cut by `rule`.
+
+    Args:
+        rule: which of the two below.
+        offsets: (U + 1,) of the users' histories.
+        times: (positions,) unix seconds; None where they are unknown or count from something else.
+        name: the data set, for errors.
+        shares: of the interactions, for validation and for test; only `global_time` reads them.
+
+    Raises:
+        DataError: the data does not allow it.
+    """
+    if rule == "leave_one_out":
+        return leave_one_out(offsets)
+    if times is None:
+        raise DataError(f"{name}: split global_time needs absolute times, and has none; use leave_one_out")
+    try:
+        return global_time(offsets, times, validation_share=shares[0], test_share=shares[1])
+    except DataError as error:
+        raise DataError(f"{name}: {error}") from None
+
+
 def leave_one_out(offsets: NDArray[np.int64]) -> Splits:
     """The last item of every user is the test target, the one before the validation target.
 
