@@ -62,6 +62,16 @@ class TestRecord:
         assert record.hardware.items() >= {"threads": 1, "processor": runtime.hardware()["processor"]}.items()
         assert record.finished.endswith("+00:00")
 
+    def test_says_by_which_protocol_and_who_was_left_out(self, tmp_path: Path) -> None:
+        data = small_data(split="global_time", reach_km=0.5)
+        found = read_run(run(tmp_path, Popularity(), data))
+        assert found.protocol == "time-0.5km"
+        assert found.num_users == len(data.evaluated("test")) < USERS
+        cut, _, missing, beyond = found.note.split("; ")
+        assert cut.startswith("validation from 20")
+        assert missing == f"{USERS - found.num_users} of 150 users have no test target and are not evaluated"
+        assert beyond.endswith("% of the targets are out of reach and count as misses")
+
     def test_has_every_metric_inside_its_interval(self, record: Run) -> None:
         assert set(record.metrics) == set(KEYS)
         assert len(KEYS) == 16
