@@ -134,6 +134,15 @@ def test_ids_are_text_unless_all_are_whole_numbers(
     assert rows(read_table(table(content)), "item") == [(value,) for value in expected]
 
 
+def test_mended_ids_are_noted(table: Callable[..., Path]) -> None:
+    log = read_table(table("user,item\n1.0, x\n2.0,y\n3,z \n"))
+    assert rows(log, "user", "item") == [(1, "x"), (2, "y"), (3, "z")]
+    assert log.notes == (
+        "user ids are written as 12.0; read as whole numbers",
+        "white space around 2 item ids left out",
+    )
+
+
 TIMES = {
     "seconds": (["1576252279", "1576252280"], [1_576_252_279, 1_576_252_280], "unix"),
     "milliseconds": (["1576252279000", "1576252280999"], [1_576_252_279, 1_576_252_280], "unix"),
