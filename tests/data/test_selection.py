@@ -118,6 +118,13 @@ def test_shuffled_rows_change_nothing_but_ties(rows: list[tuple[int, int, int]],
     assert first.filter(is_untied).equals(second.filter(is_untied))
 
 
+def test_place_in_the_file_is_what_row_says_not_where_the_reader_put_it() -> None:
+    log = _log([(1, 3, 7), (1, 1, 7), (1, 2, 7), (1, 9, 5)], "user", "item", "time")
+    backwards = Log(log.frame.reverse(), log.clock)
+    assert select(log, Selection())["item"].to_list() == [9, 3, 1, 2]
+    assert select(backwards, Selection()).equals(select(log, Selection()))
+
+
 def test_without_times_the_file_is_the_order() -> None:
     log = _log([("b", "y"), ("a", "z"), ("b", "x")], "user", "item", clock="none")
     found = narrow(log, Selection())
