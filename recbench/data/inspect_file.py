@@ -192,7 +192,7 @@ def _suggested(frame: pl.DataFrame) -> Selection:
 
 def _settings(path: Path, found: Examined, columns: Columns, selection: Selection, *, repeats: bool) -> str:
     declared = {role: value for role, value in vars(columns).items() if value}
-    content = {
+    content: dict[str, object] = {
         "name": str(path),
         "columns": found.roles | declared,
         "selection": {"min_user": selection.min_user, "min_item": selection.min_item},
@@ -204,9 +204,9 @@ def _yaml(content: dict[str, object], *, repeats: bool) -> str:
     """A file for `--data`; items that a user had are barred only where nobody has one twice."""
     import yaml
 
-    return yaml.safe_dump(
-        content | {"max_len": 50, "mask_seen": not repeats}, sort_keys=False, allow_unicode=True
-    )
+    settings = content | {"max_len": 50, "mask_seen": not repeats}
+    text: str = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+    return text
 
 
 def _how_to_use(settings: str) -> list[str]:

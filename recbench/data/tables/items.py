@@ -71,7 +71,6 @@ def table_items(path: Path, columns: Columns, wanted: pl.Series) -> pl.DataFrame
     features = {role: _feature(role) for role in roles if role != "item"}
     spread = {f"{role} differs": _differs(role) for role in features}
     frame = table.collect(known.group_by("item", maintain_order=True).agg(**features, **spread).sort("item"))
-    frame = frame.select("item", pl.exclude("item"))
     every = pl.DataFrame({"item": wanted.unique().sort()})
     frame = every.join(frame, on="item", how="left", maintain_order="left")
     kept = [role for role in features if _is_of_items(role, frame, columns, table)]
