@@ -4,27 +4,37 @@ from recbench.models.bert4rec import BERT4Rec
 from recbench.models.bsarec import BSARec
 from recbench.models.caser import Caser
 from recbench.models.din import DIN
+from recbench.models.ease import EASE
 from recbench.models.fdsa import FDSA
 from recbench.models.gru4rec import GRU4Rec
 from recbench.models.hgn import HGN
 from recbench.models.hstu import HSTU
 from recbench.models.itemknn import ItemKNN
 from recbench.models.last_item import LastItem
+from recbench.models.lightgcn import LightGCN
+from recbench.models.mf import MF
+from recbench.models.mlp import MLP
+from recbench.models.multvae import MultVAE
 from recbench.models.popularity import Popularity
 from recbench.models.s3rec import S3Rec
 from recbench.models.sasrec import SASRec
 
 __all__ = [
     "DIN",
+    "EASE",
     "FDSA",
     "HGN",
     "HSTU",
+    "MF",
+    "MLP",
     "BERT4Rec",
     "BSARec",
     "Caser",
     "GRU4Rec",
     "ItemKNN",
     "LastItem",
+    "LightGCN",
+    "MultVAE",
     "Popularity",
     "S3Rec",
     "SASRec",

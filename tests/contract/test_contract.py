@@ -254,6 +254,7 @@ def test_one_batch_can_be_learnt_by_heart(preset: str, demo_world: World) -> Non
     torch.manual_seed(0)
     model = make(preset, dropout=0.0, embedding_dropout=0.0)
     model.build(data.catalog)
+    next(iter(model.stages(data)))  # what a method reads of all training data, such as a graph
     batch = next(iter(data.train_dataloader()))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     losses = []
