@@ -3,7 +3,7 @@
 A candidate attends to the items of the history, and what it gathers meets it in a small net: a user is
 another vector for every candidate. This is the form in which device-cloud papers (DUET, LSC4Rec) use it:
 attention is a scaled inner product with a softmax over the real items, where the first paper has a net per
-pair and no softmax, and activations are tanh or PReLU, where that has Dice.
+pair and no softmax, and activations are ReLU or tanh, where that has Dice.
 
 Scoring the whole catalogue costs no forward pass per candidate. With weights w_l of the history's items,
 the net's first layer sees the candidate t and sum_l w_l v_l, so it is A t + sum_l w_l (B v_l): A t is made
@@ -85,12 +85,12 @@ class DIN(Scorer):
         num_layers: int = 1,
         embedding_dropout: float = 0.5,
         max_len: int = 50,
-        activation: Literal["prelu", "tanh"] = "prelu",
+        activation: Literal["relu", "tanh"] = "relu",
         has_towers: bool = False,
         has_shortcut: bool = True,
         has_ages: bool = True,
         objective: Literal["softmax", "bce"] = "softmax",
-        num_negatives: int = 128,
+        num_negatives: int = 64,
         recipe: Recipe = Recipe(),
     ) -> None:
         super().__init__(recipe)
@@ -119,15 +119,14 @@ class DIN(Scorer):
         widths = [self.hidden >> n for n in range(self.num_layers)] + [1]
         self.net = nn.Sequential()
         for wide, narrow in itertools.pairwise(widths):
-            self.net.append(nn.PReLU() if self.activation == "prelu" else nn.Tanh())
-            self.net.append(nn.Linear(wide, narrow))
+            self.net.append(nn.ReLU(inplace=True) if self.activation == "relu" else nn.Tanh())
+            self.net.append(nn.Conv1d(wide, narrow, 1))  # a linear map of each column, which is a pair
         self.apply(self._initialise)
 
     def _initialise(self, module: nn.Module) -> None:
         """Xavier; items of length 1: from smaller ones attention stays flat and the net blind for long."""
-        if isinstance(module, nn.Linear):
-            gain = nn.init.calculate_gain("tanh" if self.activation == "tanh" else "leaky_relu", 0.25)
-            nn.init.xavier_uniform_(module.weight, gain)
+        if isinstance(module, nn.Linear | nn.Conv1d):
+            nn.init.xavier_uniform_(module.weight, nn.init.calculate_gain(self.activation))
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         if isinstance(module, nn.Embedding):
@@ -163,6 +162,7 @@ class DIN(Scorer):
     def _score_all(self, past: Past) -> Tensor:
         """(B, N + 1), of which no more than a block's first layer is held at once."""
         table = self._candidates(torch.arange(len(self.items.weight), device=past.key.device))
+        table = table._replace(own=table.own.mT.contiguous().mT)  # as the net reads it: pairs are columns
         num_users, num_items = len(past.key), len(table.own)
         scores = past.key.new_empty(num_users, num_items)
         numbers = _BLOCK_GPU if scores.is_cuda else _BLOCK_CPU
@@ -199,10 +199,12 @@ class DIN(Scorer):
     def _meet(self, candidates: Candidates, past: Past) -> Tensor:
         """(B or 1, P, C, ...) candidates -> (B, P, C) scores."""
         shape = (len(past.key), *candidates.query.shape[1:3])
-        query, vector, own = (part.flatten(1, 2).expand(shape[0], -1, -1) for part in candidates)
+        query, vector, own = (part.flatten(1, 2) for part in candidates)  # (B or 1, P C, ...)
+        if len(query) == 1:  # the same candidates for all: one product instead of B
+            query, vector = query[0], vector[0]
         logits = (past.key @ query.mT).view(*past.key.shape[:2], *shape[1:])  # (B, L, P, C)
         weight = (logits + past.bias[..., None]).softmax(1).flatten(2)
-        out: Tensor = self.net(own + weight.mT @ past.share)[..., 0]
+        out: Tensor = self.net((past.share.mT @ weight).add_(own.mT))[:, 0]  # from (B, H, P C)
         if self.has_shortcut:
             out = out + (weight * (past.value @ vector.mT)).sum(1)
         return out.view(shape)

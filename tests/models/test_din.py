@@ -55,6 +55,16 @@ def batch(batch_of: Callable[..., SequenceBatch]) -> SequenceBatch:
     return batch_of(HISTORIES, target=TARGET)
 
 
+def net_by_layer(model: DIN, x: Tensor) -> Tensor:
+    """What follows the first layer's sum."""
+    for layer in model.net:
+        if isinstance(layer, torch.nn.Conv1d):
+            x = layer.weight[:, :, 0] @ x + layer.bias
+        else:
+            x = torch.tanh(x) if model.activation == "tanh" else x.clamp_min(0)
+    return x[0]
+
+
 def score_by_pair(model: DIN, items: list[int], candidate: int) -> Tensor:
     """One score, the net's first layer applied to candidate and gathered history side by side."""
     t = model.candidate_tower(model.items.weight[candidate])
@@ -68,7 +78,7 @@ def score_by_pair(model: DIN, items: list[int], candidate: int) -> Tensor:
     for weight, value in zip(weights, values, strict=True):
         gathered += weight / sum(weights) * value
     first = torch.cat([model.own.weight, model.share.weight], dim=1)  # (H, 2 D)
-    out: Tensor = model.net(first @ torch.cat([t, gathered]) + model.own.bias)[0]
+    out = net_by_layer(model, first @ torch.cat([t, gathered]) + model.own.bias)
     return out + t @ gathered if model.has_shortcut else out
 
 
@@ -136,7 +146,7 @@ def test_an_empty_history_gathers_nothing(
 ) -> None:
     model = built()
     found = model.score(batch_of([[], [1, 2]]))[0]
-    wanted = model.net(model.own(model.items.weight))[:, 0]
+    wanted = torch.stack([net_by_layer(model, model.own(vector)) for vector in model.items.weight])
     torch.testing.assert_close(found, wanted)
 
 
