@@ -70,11 +70,9 @@ def table_items(path: Path, columns: Columns, wanted: pl.Series) -> pl.DataFrame
     known = rows.with_columns(item=ids).filter(pl.col("item").is_in(wanted.implode()))
     features = {role: _feature(role) for role in roles if role != "item"}
     spread = {f"{role} differs": _differs(role) for role in features}
-    found: pl.DataFrame = table.collect(
-        known.group_by("item", maintain_order=True).agg(**features, **spread).sort("item")
-    )
-    every = pl.DataFrame({"item": wanted.unique().sort()})
-    frame: pl.DataFrame = every.join(found, on="item", how="left", maintain_order="left")
+    found = table.collect(known.group_by("item", maintain_order=True).agg(**features, **spread).sort("item"))
+    asked = pl.DataFrame({"item": wanted.unique().sort()})
+    frame = asked.join(found, on="item", how="left", maintain_order="left")
     kept = [role for role in features if _is_of_items(role, frame, columns, table)]
     texts = [_tags(frame["tags"]) if role == "tags" else frame[role] for role in kept]
     return frame.select("item", raw_id=pl.col("item").cast(pl.String)).with_columns(*texts)
