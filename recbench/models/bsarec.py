@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 def low_pass(num_places: int, *, cutoff: int) -> Tensor:
-    """(W, W) matrix that keeps the slowest components of W places: Fourier transform, cut, inverse (Eq. 5).
+    """(W, W) matrix that keeps the slowest components of W places: Fourier transform, cut, inverse.
 
     Args:
         num_places: places W of the window.
@@ -49,7 +49,7 @@ def low_pass(num_places: int, *, cutoff: int) -> Tensor:
 
 
 class FrequencyRescaler(nn.Module):
-    """Slow components as they are plus beta squared times the fast ones (Eq. 6).
+    """Slow components as they are plus beta times the fast ones: a learned number per channel, squared.
 
     Args:
         dim: width D.
@@ -62,14 +62,14 @@ class FrequencyRescaler(nn.Module):
     def __init__(self, dim: int, *, num_places: int, cutoff: int) -> None:
         super().__init__()
         self.register_buffer("low", low_pass(num_places, cutoff=cutoff), persistent=False)
-        self.beta = nn.Parameter(torch.randn(dim))
+        self.sqrt_beta = nn.Parameter(torch.randn(dim))
 
     def forward(self, x: Tensor, *, newest_only: bool = False) -> Tensor:
         """(B, L, D), zero where there is no item -> (B, L, D); with `newest_only` (B, 1, D), its last."""
         length = x.shape[1]
         filters = self.low[length - 1 : length, :length] if newest_only else self.low[:length, :length]
         slow = filters @ x
-        return slow + self.beta.square() * ((x[:, -1:] if newest_only else x) - slow)
+        return slow + self.sqrt_beta.square() * ((x[:, -1:] if newest_only else x) - slow)
 
 
 class BSARecBlock(nn.Module):
@@ -123,7 +123,7 @@ class BSARecBlock(nn.Module):
         attended = self.dropout(self.attention(x, mask, newest_only=newest_only))
         if newest_only:
             x = x[:, -1:]
-        # Eq. 4; each of the two has its own residual and norm, as in the authors' code
+        # each of the two has its own residual and norm, as in the authors' code
         x = self.alpha * self.norm_filter(x + filtered) + (1 - self.alpha) * self.norm_attention(x + attended)
         out: Tensor = self.norm_forward(x + self.dropout(self.feed_forward(x)))
         return out

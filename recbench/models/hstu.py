@@ -40,7 +40,7 @@ Places = Literal["none", "from_newest", "from_oldest"]
 def time_buckets(times: Tensor, *, num_buckets: int) -> Tensor:
     """(B, L) seconds -> (B, L, L) bucket of the time between who asks (row) and what is looked at (column).
 
-    Buckets widen as powers of e ** 0.301, which is 1.35: bucket 0 is up to a second, 38 a day, 50 a month.
+    Buckets widen as powers of e ** 0.301, which is 1.35: bucket 0 is up to a second, 37 a day, 49 a month.
 
     Args:
         times: seconds.
@@ -51,7 +51,7 @@ def time_buckets(times: Tensor, *, num_buckets: int) -> Tensor:
 
 
 class RelativeBias(nn.Module):
-    """A learned number per distance in places, plus one per bucket of distance in time (rab, Eq. 3).
+    """A learned number per distance in places, plus one per bucket of distance in time (rab of Eq. 2).
 
     Args:
         max_distance: distances known, 0 included.
@@ -74,7 +74,7 @@ class RelativeBias(nn.Module):
 
 
 class HSTUBlock(nn.Module):
-    """One layer: X + f(norm(A V) * U), with U, V, Q, K = SiLU(f(norm(X))), A = SiLU(Q K^T + rab) (Eq. 2-4).
+    """One layer: X + f(norm(A V) * U), with U, V, Q, K = SiLU(f(norm(X))), A = SiLU(Q K^T + rab) (Eq. 1-3).
 
     Args:
         dim: width D.
