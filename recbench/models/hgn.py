@@ -7,9 +7,9 @@ candidate: of the user, of the pooled window, and of each item of the window as 
 What differs from the authors' code: every position of a history is trained at once from its own window; items
 missing from the first windows are left out of every sum instead of being an item with a vector; user vectors
 start at zero, so that a stranger has the zero vector; candidates have no bias (the paper has none either).
-The loss is an argument, and so is whether input and output share the item table: by default they do not, as
-in the paper, for the product of a window's item with a candidate says who follows whom, which is not
-symmetric. B users, L history, W window, D width, T targets.
+The loss is an argument, and so is whether input and output share the item table. In the paper they do not,
+for the product of a window's item with a candidate says who follows whom, which is not symmetric; one table
+learns faster from few interactions. B users, L history, W window, D width, T targets.
 """
 
 from __future__ import annotations
