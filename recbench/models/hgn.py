@@ -8,8 +8,9 @@ What differs from the authors' code: every position of a history is trained at o
 missing from the first windows are left out of every sum instead of being an item with a vector; user vectors
 start at zero, so that a stranger has the zero vector; candidates have no bias (the paper has none either).
 The loss is an argument, and so is whether input and output share the item table. In the paper they do not,
-for the product of a window's item with a candidate says who follows whom, which is not symmetric; one table
-learns faster from few interactions. B users, L history, W window, D width, T targets.
+for the product of a window's item with a candidate says who follows whom, which is not symmetric; where they
+do, which learns faster from few interactions, a square matrix that starts as the identity stands between
+them, and makes it so. B users, L history, W window, D width, T targets.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class HGN(DotScorer):
         num_targets: next items that each position learns; T of the paper.
         embedding_dropout: on the item vectors of the window.
         forget_rate: chance that a training sample does not know its user.
-        is_tied: whether candidates have the vectors of the window's items, or a table of their own.
+        is_tied: whether candidates have the vectors of the window's items, behind a matrix, or their own.
         loss: how states are pulled towards their next items; softmax over the catalogue when None.
         recipe: how it is trained.
     """
@@ -82,7 +83,11 @@ class HGN(DotScorer):
         self.items = nn.Embedding(catalog.num_items + 1, self.dim, padding_idx=0)
         self.items.apply(initialise)
         self.candidates = self.items
-        if not self.is_tied:
+        self.project: nn.Module = nn.Identity()
+        if self.is_tied:
+            self.project = matrix = nn.Linear(self.dim, self.dim, bias=False)
+            nn.init.eye_(matrix.weight)
+        else:
             self.candidates = nn.Embedding(catalog.num_items + 1, self.dim, padding_idx=0)
             self.candidates.apply(initialise)
         self.users = UserTable(catalog.num_users, self.dim, forget_rate=self.forget_rate)
@@ -120,5 +125,5 @@ class HGN(DotScorer):
         strength = strength * (trailing(history, self.window) != 0)
         pooled = torch.einsum("blw,bldw->bld", strength, trailing(gated, self.window))
         pooled = pooled / strength.sum(-1, keepdim=True).clamp_min(1e-6)  # nothing real: nothing pooled
-        out: Tensor = user[:, None] + pooled + trailing(x, self.window).sum(-1)
+        out: Tensor = self.project(user[:, None] + pooled + trailing(x, self.window).sum(-1))
         return out

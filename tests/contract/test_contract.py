@@ -252,7 +252,7 @@ def test_the_seed_decides_everything(preset: str, demo_world: World, tmp_path: P
 def test_one_batch_can_be_learnt_by_heart(preset: str, demo_world: World) -> None:
     data = InteractionData.of(demo_world.prepared).batched(16, seed=0)
     torch.manual_seed(0)
-    model = make(preset, dropout=0.0, embedding_dropout=0.0)
+    model = make(preset, dropout=0.0, embedding_dropout=0.0, forget_rate=0.0)
     model.build(data.catalog)
     next(iter(model.stages(data)))  # what a method reads of all training data, such as a graph
     batch = next(iter(data.train_dataloader()))

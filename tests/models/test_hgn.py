@@ -58,7 +58,8 @@ def state_by_loop(model: HGN, user: int, items: list[int]) -> Tensor:
         weight = model.instance_gate_item.weight[0] @ gated + model.instance_gate_user.weight[place] @ u
         weight = float(torch.sigmoid(weight))
         total, weights, nearby = total + weight * gated, weights + weight, nearby + s
-    return u + total / weights + nearby
+    out: Tensor = model.project(u + total / weights + nearby)
+    return out
 
 
 @pytest.mark.parametrize("is_tied", [False, True])
@@ -102,6 +103,13 @@ def test_an_empty_history_leaves_the_user(
     model = built()
     state = model.encode(batch_of([[], [1, 2, 3]]))[0]
     torch.testing.assert_close(state, model.users.table.weight[0])
+
+
+def test_one_table_starts_as_the_plain_product_of_vectors(data_of: Callable[..., InteractionData]) -> None:
+    model = HGN(dim=4, is_tied=True)
+    model.build(data_of([[1, 2, 3], [4, 5, 1]]).catalog)
+    assert model.item_vectors() is model.items.weight
+    assert torch.equal(model.project.weight, torch.eye(4))
 
 
 def test_a_fresh_model_knows_no_user(data_of: Callable[..., InteractionData]) -> None:
