@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TrainerOptions", "blank_record", "fit", "load_run", "run_folder"]
 log = logging.getLogger(__name__)
+WHOLE = "model.ckpt"  # the method after its last stage
 
 
 def fit(
@@ -73,6 +74,8 @@ def fit(
     model.build(data.catalog)
     try:
         costs = _run_stages(model, data, folder, trainer, seed=seed, resume=resume, logger=logger)
+        owner = owner_of("all", model, data)  # a stage may hold a part of the method only
+        checkpoint.save({"weights": model.state_dict()}, folder / WHOLE, owner=owner)
         model.to(trainer.device)
         record, path = _judge(model, data, record, costs, results)
     except DivergedError as error:
@@ -174,15 +177,13 @@ def load_run(folder: Path, model: Recommender, data: InteractionData) -> Recomme
     """Build `model` for `data` and fill it with the weights of the run in `folder`.
 
     Raises:
-        CheckpointError: the run has no finished stage, or its weights are not of this model and data.
+        CheckpointError: the run is not finished, or its weights are not of this model and data.
     """
-    stages = sorted((folder / "stages").glob("*.ckpt"), key=lambda path: path.stat().st_mtime)
-    finished = [path for path in stages if not path.name.endswith((".last.ckpt", ".best.ckpt"))]
-    if not finished:
-        raise CheckpointError(f"{folder}: no finished stage; finish the run with recbench fit --resume")
+    file = folder / WHOLE
+    if not checkpoint.exists(file):
+        raise CheckpointError(f"{folder}: not a finished run; finish it with recbench fit --resume")
     model.build(data.catalog)
-    newest = finished[-1]
-    checkpoint.restore(model, newest, owner=owner_of(newest.stem, model, data))
+    checkpoint.restore(model, file, owner=owner_of("all", model, data))
     model.eval()
     return model
 

@@ -193,7 +193,7 @@ class TestLoadRun:
     def test_an_unfinished_run_has_nothing_to_load(self, tmp_path: Path) -> None:
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path, at_step(small_model(SASRec), steps_per_epoch() + 1, interrupt))
-        with pytest.raises(CheckpointError, match="no finished stage; finish the run with"):
+        with pytest.raises(CheckpointError, match="not a finished run; finish it with"):
             load_run(run_folder(tmp_path), small_model(SASRec), small_data())
 
     @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ class TestLoadRun:
 
     def test_a_damaged_one_is_refused(self, tmp_path: Path) -> None:
         run(tmp_path, Popularity())
-        (file,) = (run_folder(tmp_path) / "stages").iterdir()
+        file = run_folder(tmp_path) / "model.ckpt"
         file.write_bytes(file.read_bytes()[:-1])
         with pytest.raises(CheckpointError, match="cut short"):
             load_run(run_folder(tmp_path), Popularity(), small_data())

@@ -291,7 +291,7 @@ class TestStages:
     ) -> None:
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path, at_step(model_of(), 1, interrupt))
-        with pytest.raises(CheckpointError, match="it is of Pretraining, stage pretrain"):
+        with pytest.raises(CheckpointError, match="not a finished run"):
             load_run(run_folder(tmp_path), model_of(), small_data())
         resumed = model_of()
         run(tmp_path, resumed, resume=True)
