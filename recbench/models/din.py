@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 import torch
 import torch.nn.functional as F  # noqa: N812 - PyTorch's own name for it
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from recbench.models.base import Paper, Recipe, Scorer, at_least
 from recbench.nn.dropout import Dropout, check_rate
@@ -146,7 +147,7 @@ class DIN(Scorer):
         num_items = len(self.items.weight) - 1
         negatives = other_items(target.clamp_min(1), self.num_negatives, num_items=num_items)
         items = torch.cat([target[..., None], negatives], dim=-1)  # (B, P, 1 + M)
-        scores = self._meet(self._candidates(items), self._past(history, target.shape[1]))[real]
+        scores = self._meet_in_blocks(self._candidates(items), self._past(history, target.shape[1]))[real]
         if self.objective == "bce":
             return (F.softplus(-scores[:, 0]) + F.softplus(scores[:, 1:]).sum(1)).mean()
         return (scores.logsumexp(1) - scores[:, 0]).mean()
@@ -158,6 +159,23 @@ class DIN(Scorer):
             if items is not None:
                 return self._meet(self._candidates(items[:, None]), past)[:, 0]
             return self._score_all(past)
+
+    def _meet_in_blocks(self, candidates: Candidates, past: Past) -> Tensor:
+        """(B, P, C) scores to learn from; long histories meet a block of users at a time.
+
+        What a block computes on its way is forgotten and computed again for the gradient.
+        """
+        num_users, num_positions, num_each = candidates.query.shape[:3]
+        pair = 2 * (past.key.shape[1] + self.hidden)  # numbers that the gradient wants of a pair
+        tall = max(1, _LEARN_BLOCK // (num_positions * num_each * pair))
+        if num_users <= tall:
+            return self._meet(candidates, past)
+        blocks = []
+        for top in range(0, num_users, tall):
+            some = Candidates(*(part[top : top + tall] for part in candidates))
+            rows = Past(*(part[top : top + tall] for part in past))
+            blocks.append(checkpoint(self._meet, some, rows, use_reentrant=False))
+        return torch.cat(blocks)
 
     def _score_all(self, past: Past) -> Tensor:
         """(B, N + 1), of which no more than a block's first layer is held at once."""
@@ -211,3 +229,4 @@ class DIN(Scorer):
 
 
 _BLOCK_CPU, _BLOCK_GPU = 1 << 20, 1 << 26  # numbers of the first layer in a block: near the cache; fill a GPU
+_LEARN_BLOCK = 1 << 26  # numbers kept for the gradient, 256 MB

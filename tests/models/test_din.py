@@ -140,6 +140,22 @@ def test_every_position_tells_its_next_item_from_its_negatives(
     torch.testing.assert_close(model.loss(batch), torch.stack(losses).mean(), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("budget", [1, 4 * 4 * 2 * (4 + 8) * 2], ids=["user by user", "two users"])
+def test_blocks_of_users_learn_what_all_together_learn(
+    built: Callable[..., DIN], batch: SequenceBatch, budget: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = built()
+
+    def gradients() -> list[Tensor]:
+        torch.manual_seed(3)
+        return list(torch.autograd.grad(model.loss(batch), list(model.parameters())))
+
+    whole = gradients()
+    monkeypatch.setattr(din, "_LEARN_BLOCK", budget)  # four positions and candidates, four items, eight wide
+    for found, wanted in zip(gradients(), whole, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
 @torch.inference_mode()
 def test_an_empty_history_gathers_nothing(
     built: Callable[..., DIN], batch_of: Callable[..., SequenceBatch]
