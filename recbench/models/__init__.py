@@ -18,6 +18,8 @@ from recbench.models.multvae import MultVAE
 from recbench.models.popularity import Popularity
 from recbench.models.s3rec import S3Rec
 from recbench.models.sasrec import SASRec
+from recbench.models.surge import Surge
+from recbench.models.surge_tf import SurgeTF
 
 __all__ = [
     "DIN",
@@ -38,4 +40,6 @@ __all__ = [
     "Popularity",
     "S3Rec",
     "SASRec",
+    "Surge",
+    "SurgeTF",
 ]
