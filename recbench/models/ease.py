@@ -52,7 +52,7 @@ class EASE(Scorer):
         "Embarrassingly Shallow Autoencoders for Sparse Data", "WWW", 2019, "https://arxiv.org/abs/1905.03375"
     )
 
-    def __init__(self, *, penalty: float = 300.0, num_neighbours: int = 1000, decay: float = 1.0) -> None:
+    def __init__(self, *, penalty: float = 200.0, num_neighbours: int = 200, decay: float = 1.0) -> None:
         super().__init__(Recipe())
         at_least(1, num_neighbours=num_neighbours)
         if not penalty > 0:
