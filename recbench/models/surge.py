@@ -7,7 +7,7 @@ the candidate gives the score. Pooling begins above `pool_len` items: for histor
 Amazon, nothing is pooled and SURGE is attention along a graph and a GRU.
 
 Ranking is in two stages. A recurrence per candidate is some 10^5 multiplications for eight items, 10^13 for
-each pass over the users and items of Beauty: hours of a core after every epoch. And no server could do it per
+each pass over the users and items of Beauty: more than an hour of a core. And no server could do it per
 request. So the same encoder, asked with the newest item (`surge_tf`), gives a user vector whose inner product
 chooses `num_listed` items, and only these are scored. What is not listed has no rank: a target among it is a
 miss, never a guess. With `num_listed` 0 the whole catalogue is listed, and ranks are exact among all items.
