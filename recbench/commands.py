@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from recbench.config import preset_file
 from recbench.data.tables.columns import Columns
 from recbench.errors import UsageError
 from recbench.runs import restore, retrain
@@ -66,7 +67,7 @@ def recommend(run: Path, *, user: int, k: int = 10) -> Table:
 
 
 def bench(
-    plan: Path,
+    plan: str,
     *,
     jobs: int = 1,
     retry: bool = False,
@@ -76,7 +77,7 @@ def bench(
     """Run a matrix of models, data sets and seeds, each in its own process; what has a record is done.
 
     Args:
-        plan: a bench file, such as configs/bench/baselines.yaml.
+        plan: a preset of configs/bench, such as smoke, or a YAML file.
         jobs: runs at once.
         retry: run again what failed, diverged or took too long.
         runs: folder of run folders, logs and locks.
@@ -88,7 +89,7 @@ def bench(
 
     if jobs < 1:
         raise UsageError(f"--jobs {jobs}: at least one run at a time")
-    asked = read_plan(plan)
+    asked = read_plan(preset_file("bench", plan))
     todo = [Job(cell, blank(cell.words)) for cell in asked.cells]
     runner = Bench(runs, results, num_parallel=jobs, timeout_s=asked.timeout_s, retry=retry)
     with display() as show:

@@ -66,16 +66,24 @@ def read(path: Path) -> dict[str, Any]:
     return content
 
 
+def preset_file(kind: str, name: str) -> Path:
+    """The file that `name` stands for: a preset of `kind`, or a path.
+
+    Raises:
+        UsageError: it is the name of nothing.
+    """
+    preset = folder() / kind / f"{name}.yaml"
+    if "/" not in name and preset.is_file():
+        return preset
+    if "/" in name or Path(name).suffix in (".yaml", ".yml"):
+        return Path(name)
+    raise UsageError(f"unknown {kind} {name!r}{nearest(name, names(kind))}")
+
+
 def space_file(name: str, model: str) -> Path:
     """What `recbench tune` varies: the file or preset `name`; else the method's own, else the default."""
-    given = Path(name)
-    if name and ("/" in name or given.suffix in (".yaml", ".yml")):
-        return given
-    own = [name] if name else [model, "default"]
-    for stem in own:
-        if (preset := folder() / "space" / f"{stem}.yaml").is_file():
-            return preset
-    raise UsageError(f"unknown space {name!r}{nearest(name, names('space'))}")
+    own = model if model in names("space") else "default"
+    return preset_file("space", name or own)
 
 
 def expand(argv: Sequence[str], *, trainer: str = "cpu") -> list[str]:

@@ -118,6 +118,20 @@ def test_a_run_outlives_a_bench_that_is_killed(tmp_path: Path) -> None:
     assert starts(tmp_path) == ["slow 0"]
 
 
+def test_what_ends_elsewhere_before_its_turn_is_not_run(tmp_path: Path) -> None:
+    mine = job("slow", 1)
+    elsewhere = mine.blank.model_copy(update={"metrics": {"hr@10": Estimate(value=0.75)}})
+    todo = [job("slow", 0), mine]
+
+    def meanwhile(jobs: object) -> None:  # noqa: ARG001 - what a display is called with
+        if not (tmp_path / "results" / f"{mine.blank.key}.json").exists():
+            write_run(elsewhere, tmp_path / "results")
+
+    bench(tmp_path).run(todo, show=meanwhile)
+    assert starts(tmp_path) == ["slow 0"]
+    assert mine.record == elsewhere
+
+
 def test_the_product_of_a_cell_with_its_options(tmp_path: Path) -> None:
     file = tmp_path / "some.yaml"
     file.write_text(

@@ -367,10 +367,8 @@ def test_weights_of_another_method_are_refused(
 ) -> None:
     settings = yaml.safe_load((run / "config.yaml").read_text())
     settings["model"] = {"class_path": "recbench.models.SASRec"}
-    (tmp_path / "stages").mkdir()
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
-    for file in (run / "stages").glob("*.ckpt"):
-        (tmp_path / "stages" / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "model.ckpt").write_bytes((run / "model.ckpt").read_bytes())
     assert cli.main(["evaluate", str(tmp_path)]) == 4
     assert "not the weights of this method and data" in capsys.readouterr().err
 

@@ -140,10 +140,10 @@ class Bench:
             except BlockingIOError:
                 job.state = "elsewhere"
                 return
-            if job.state == "elsewhere":  # it has ended there; how, its record says
-                self._look_up(job)
-                if job.state not in OPEN:
-                    return
+            # it may have ended elsewhere since it was last looked at; how, its record says
+            self._look_up(job, retry=self.retry and job.state == "queued")
+            if job.state not in OPEN:
+                return
             folders = [f"--runs={self.runs}", f"--results={self.results}"]
             with log.open("wb") as output:
                 job.process = subprocess.Popen(
