@@ -507,3 +507,4 @@ class TestVariants:
 
     def test_a_setting_that_only_one_has(self) -> None:
         assert variants([{"a": 1}, {"a": 1, "loss": "bce"}]) == ["", "loss=bce"]
+        assert variants([{"a": 1}, {"a": 2, "loss": "bce"}]) == ["a=1", "a=2"]

@@ -94,14 +94,28 @@ def _names(rows: list[Row]) -> list[Cell]:
 
 
 def variants(configs: list[dict[str, Any]]) -> list[str]:
-    """What tells each of `configs` from the others: `key=value, ...` of the settings that differ."""
+    """What tells each of `configs` from the others: `key=value, ...` of the settings that differ.
+
+    A setting that only some have, such as one unknown to older records, is named only where nothing else
+    tells them apart.
+    """
     flat = [dict(_leaves(config)) for config in configs]
     keys = sorted({key for config in flat for key in config})
-    differing = [key for key in keys if len({repr(config.get(key)) for config in flat}) > 1]
+    known = [{repr(config[key]) for config in flat if key in config} for key in keys]
+    labels = _labels(flat, [key for key, values in zip(keys, known, strict=True) if len(values) > 1])
+    if len(set(labels)) == len(labels):
+        return labels
+    return _labels(flat, [key for key in keys if len({repr(config.get(key)) for config in flat}) > 1])
+
+
+def _labels(configs: list[dict[str, Any]], differing: list[str]) -> list[str]:
+    """`key=value, ...` of each, keys by their last word where that is clear."""
     last = {key: key.rpartition(".")[2] for key in differing}
     shared = Counter(last.values())
     shown = {key: key if shared[name] > 1 else name for key, name in last.items()}
-    return [", ".join(f"{shown[key]}={config[key]}" for key in differing if key in config) for config in flat]
+    return [
+        ", ".join(f"{shown[key]}={config[key]}" for key in differing if key in config) for config in configs
+    ]
 
 
 def _leaves(config: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
