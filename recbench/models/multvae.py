@@ -8,8 +8,8 @@ strangers and newer items need nothing special.
 What differs from the authors' code: the first layer is a weighted sum of rows, no product with a row of the
 catalogue's width; the likelihood is stated as what it lacks of the best possible (see `BagSoftmax`). A bag is
 a training window with its target: all of a user's training items unless they are more than the data
-module's `max_len` + 1, which 1 in 1,000 of Amazon's users have, whose items then make several bags. B users,
-L items of a bag, H hidden, D latent, N items.
+module's `max_len` + 1: then they make several bags, as those of 6 in 1,000 users of Beauty and 2 of Sports
+do. B users, L items of a bag, H hidden, D latent, N items.
 """
 
 from __future__ import annotations
