@@ -93,9 +93,9 @@ def _s3rec(name: str, about: str, folder: str, file: str, hashes: tuple[str, str
     )
 
 
-def _provided(folder: str, owner: str, *names: str) -> tuple[RawFile, ...]:
-    """Files that only the user can provide."""
-    return tuple(RawFile(folder, name, owner=owner) for name in names)
+def _provided(folder: str, owner: str, *names: str, archive: str = "") -> tuple[RawFile, ...]:
+    """Files that only the user can provide, by themselves or in the archive they are handed out in."""
+    return tuple(RawFile(folder, name, owner=owner, archive=archive) for name in names)
 
 
 def _amazon(name: str, category: str, golden: Golden) -> DataSet:
@@ -167,7 +167,13 @@ _OWNERS = (
     DataSet(
         "yelp-2019",
         "Yelp Open Dataset, reviews of 2019, 5-core, from the owner's files",
-        _provided("yelp", _YELP, "yelp_academic_dataset_review.json", "yelp_academic_dataset_business.json"),
+        _provided(
+            "yelp",
+            _YELP,
+            "yelp_academic_dataset_review.json",
+            "yelp_academic_dataset_business.json",
+            archive="yelp_dataset.tar",
+        ),
         recipes.yelp_2019,
         _YELP_2019,
     ),
@@ -204,7 +210,7 @@ _OWNERS = (
     DataSet(
         "foursquare-nyc",
         "Foursquare check-ins in New York City, TSMC2014",
-        _provided("foursquare_nyc", _TSMC, "dataset_TSMC2014_NYC.txt"),
+        _provided("foursquare_nyc", _TSMC, "dataset_TSMC2014_NYC.txt", archive="dataset_tsmc2014.zip"),
         recipes.foursquare,
         Golden(1_083, 38_333, 227_428),
     ),
@@ -219,7 +225,7 @@ _OWNERS = (
     DataSet(
         "ml-100k",
         "MovieLens 100K, every rating an interaction",
-        _provided("ml_100k", _GROUPLENS, "u.data", "u.item"),
+        _provided("ml_100k", _GROUPLENS, "u.data", "u.item", archive="ml-100k.zip"),
         recipes.movielens_100k,
         Golden(943, 1_682, 100_000),
         instead=_provided("ml_100k", _GROUPLENS, "ml-100k.inter", "ml-100k.item"),
@@ -227,7 +233,7 @@ _OWNERS = (
     DataSet(
         "ml-1m",
         "MovieLens 1M, every rating an interaction",
-        _provided("ml_1m", _GROUPLENS, "ratings.dat", "movies.dat"),
+        _provided("ml_1m", _GROUPLENS, "ratings.dat", "movies.dat", archive="ml-1m.zip"),
         recipes.movielens_1m,
         Golden(6_040, 3_706, 1_000_209),
     ),

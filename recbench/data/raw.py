@@ -11,12 +11,13 @@ import gzip
 import hashlib
 import os
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import platformdirs
 
+from recbench.data.archive import extract
 from recbench.data.download import DownloadError, download
 from recbench.errors import DataError, UsageError
 
@@ -38,6 +39,7 @@ class RawFile:
         url: where it is downloaded from; empty for a file that only the user can provide.
         sha256: of the uncompressed content; the first digits where no more are known, empty where nothing is.
         owner: where its owner hands it out, for people; a file without a known sha256 is never downloaded.
+        archive: name of the zip or tar it is handed out in, if it is; unpacked into the cache when needed.
     """
 
     folder: str
@@ -45,6 +47,7 @@ class RawFile:
     url: str = ""
     sha256: str = ""
     owner: str = ""
+    archive: str = ""
 
 
 class Raw(NamedTuple):
@@ -111,28 +114,53 @@ def fetch(file: RawFile) -> Raw:
 
 
 def locate(file: RawFile) -> Path | None:
-    """Where the first local copy of `file` is, unread; None when there is none.
+    """Where the first local copy of `file` is, unread; None when there is none, or only packed.
 
     Raises:
         UsageError: `$RECBENCH_RAW` names something that is not a folder.
     """
-    places = (path for folder in raw_folders() for path in _places(folder, file))
-    return next((path for path in places if path.is_file()), None)
+    packed = _packed(file)
+    unpacked = sorted(_unpacked(file, packed).rglob(file.name)) if packed else []
+    return next((path for path in (*_copies(file), *unpacked) if path.is_file()), None)
 
 
 def provided(file: RawFile) -> Path:
-    """Where the copy of a file is that only the user can provide.
+    """Where the copy of a file is that only the user can provide; unpacked, if it lies in its archive.
 
     Raises:
         DataError: it is not here; the message says where it comes from and where to put it.
     """
+    packed = _packed(file)
+    if locate(file) is None and packed is not None:
+        folder = _unpacked(file, packed)
+        if not folder.exists():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            extract(packed, folder)
     path = locate(file)
     if path is None:
+        names = " or ".join(filter(None, (file.name, f"{file.name}.gz", file.archive)))
         raise DataError(
-            f"{file.name} or {file.name}.gz is not in {_searched()}; it is not downloaded, get it from "
+            f"{names} is not in {_searched()}; it is not downloaded, get it from "
             f"{file.owner} and put it into {cache_folder() / 'raw' / file.folder}"
         )
     return path
+
+
+def _copies(file: RawFile) -> Iterator[Path]:
+    """Where a copy may lie, in all folders."""
+    return (path for folder in raw_folders() for path in _places(folder, file))
+
+
+def _packed(file: RawFile) -> Path | None:
+    """The archive that holds `file`, if it is here."""
+    if not file.archive:
+        return None
+    return next((path for path in _copies(replace(file, name=file.archive)) if path.is_file()), None)
+
+
+def _unpacked(file: RawFile, packed: Path) -> Path:
+    """Where an archive is unpacked to; another one of the same name, told by its size, goes elsewhere."""
+    return cache_folder() / "raw" / file.folder / f"{packed.name}-{packed.stat().st_size}"
 
 
 def digest(path: Path) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from recbench.data.sources import archive
+from recbench.data import archive
 from recbench.errors import DataError
 
 if TYPE_CHECKING:

@@ -67,7 +67,8 @@ def test_what_has_no_known_hash_is_asked_for(name: str, cache: Path) -> None:
     with pytest.raises(DataError) as caught:
         prepare.load(name)
     message = str(caught.value)
-    assert message.startswith(f"{first.name} or {first.name}.gz is not in {cache}")
+    archive = f" or {first.archive}" if first.archive else ""
+    assert message.startswith(f"{first.name} or {first.name}.gz{archive} is not in {cache}")
     assert f"get it from {first.owner}" in message
     assert message.endswith(f"put it into {cache / 'raw' / first.folder}")
     assert "\n" not in message

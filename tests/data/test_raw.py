@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import zipfile
 from typing import TYPE_CHECKING
 
 import pytest
@@ -96,3 +97,48 @@ def test_gzip_bomb_is_not_unpacked(tmp_path: Path) -> None:
     path.write_bytes(gzip.compress(b"1" * (80 << 20), compresslevel=9))
     with pytest.raises(DataError, match="unpack to more than"):
         raw.read(path)
+
+
+HANDED_OUT = RawFile("set", "Set.txt", owner="their page", archive="set.zip")
+
+
+def zipped(path: Path, *names: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in names:
+            archive.writestr(name, CONTENT)
+    return path
+
+
+def test_a_file_is_taken_out_of_the_archive_it_is_handed_out_in(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zipped(tmp_path / "raw" / "set.zip", "owner-1.0/README", "owner-1.0/Set.txt")
+    monkeypatch.setenv("RECBENCH_RAW", str(tmp_path / "raw"))
+    assert raw.locate(HANDED_OUT) is None
+    path = raw.provided(HANDED_OUT)
+    assert path.is_relative_to(cache / "raw" / "set")  # the user's folders are read only
+    assert path.read_bytes() == CONTENT
+    assert raw.locate(HANDED_OUT) == raw.provided(HANDED_OUT) == path
+    assert [each.name for each in (tmp_path / "raw").iterdir()] == ["set.zip"]
+
+
+def test_a_file_beside_its_archive_is_taken_as_it_is(cache: Path) -> None:
+    zipped(cache / "raw" / "set" / "set.zip", "Set.txt")
+    (cache / "raw" / "set" / "Set.txt").write_bytes(b"1 5 6 7\n")
+    assert raw.provided(HANDED_OUT) == cache / "raw" / "set" / "Set.txt"
+
+
+def test_an_archive_that_leads_out_of_its_folder_is_refused(cache: Path) -> None:
+    zipped(cache / "raw" / "set" / "set.zip", "Set.txt", "../Set.txt")
+    with pytest.raises(DataError, match="leads out of the folder"):
+        raw.provided(HANDED_OUT)
+    assert [each.name for each in (cache / "raw" / "set").iterdir()] == ["set.zip"]
+
+
+def test_an_archive_without_the_file_is_no_help(cache: Path) -> None:
+    zipped(cache / "raw" / "set" / "set.zip", "Other.txt")
+    with pytest.raises(
+        DataError, match=r"Set\.txt or Set\.txt\.gz or set\.zip is not in .* get it from their page"
+    ):
+        raw.provided(HANDED_OUT)
