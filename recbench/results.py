@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SCHEMA = 1  # raise it when a record of the version before can no longer be read
+PROGRESS = "progress.json"  # in a run's folder of stages: how far the present one is
 PROTOCOL = "loo-full"  # leave-one-out by time, all items ranked
 
 Status = Literal["ok", "diverged", "failed", "timeout"]

@@ -22,7 +22,7 @@ from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 
 from recbench import checkpoint
-from recbench.results import StageCost, write_atomic
+from recbench.results import PROGRESS, StageCost, write_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from recbench.models.base import Stage
 
 MONITOR = "val/ndcg@10"
-PROGRESS = "progress.json"  # how far the stage is, for whoever watches the run folder
 
 
 @dataclass(frozen=True)

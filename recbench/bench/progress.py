@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from recbench.results import PROGRESS
+
 if TYPE_CHECKING:
     from pathlib import Path
 
-PROGRESS = "progress.json"  # of training, after every epoch; its own name for it would import torch
 _TAIL = 4096
 
 

@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from recbench.models.base import Paper, Recipe, at_least
-from recbench.models.causal import CausalScorer, initialise
+from recbench.models.causal import CausalScorer, check_prefixes, initialise
 from recbench.nn.attention import SelfAttention, causal_mask, check_heads
 from recbench.nn.dropout import Dropout, check_rate
 
@@ -176,11 +176,7 @@ class BSARec(CausalScorer):
         check_rate(embedding_dropout)
         if not 0 <= alpha <= 1:
             raise ValueError(f"alpha must lie in 0..1, got {alpha}")
-        if recipe.samples != "prefixes":
-            raise ValueError(
-                f"recipe.samples must be prefixes, got {recipe.samples}: the filter mixes places both ways, "
-                "so a state inside a window has seen its own target"
-            )
+        check_prefixes(recipe, what="the filter mixes places both ways")
         self.dim, self.num_layers, self.num_heads, self.hidden = dim, num_layers, num_heads, hidden
         self.dropout, self.embedding_dropout = dropout, embedding_dropout
         self.max_len, self.alpha, self.cutoff = max_len, alpha, cutoff

@@ -81,6 +81,19 @@ class CausalScorer(DotScorer):
         return F.normalize(vectors, dim=-1) if self.criterion.cosine else vectors
 
 
+def check_prefixes(recipe: Recipe, *, what: str) -> None:
+    """Refuse samples of which every position learns, for encoders that look both ways.
+
+    Raises:
+        ValueError: the recipe's samples are not prefixes; `what` says how a state would see its target.
+    """
+    if recipe.samples != "prefixes":
+        raise ValueError(
+            f"recipe.samples must be prefixes, got {recipe.samples}: {what}, "
+            "so a state inside a window has seen its own target"
+        )
+
+
 def initialise(module: nn.Module) -> None:
     """Normal(0, 0.02), as BERT and its heirs; linear biases and padding rows at zero; for `Module.apply`."""
     if isinstance(module, nn.Linear | nn.Embedding):

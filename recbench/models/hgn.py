@@ -25,7 +25,7 @@ from recbench.models.causal import initialise
 from recbench.nn.dropout import Dropout, check_rate
 from recbench.nn.losses import FullSoftmax, Loss
 from recbench.nn.users import UserTable
-from recbench.nn.windows import following, trailing
+from recbench.nn.windows import learners, trailing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -100,12 +100,14 @@ class HGN(DotScorer):
     def loss(self, batch: SequenceBatch) -> Tensor:
         """Every position, or of a prefix the newest, learns its next items."""
         states = self._states(batch.users, batch.history)  # (B, L, D)
-        targets = following(batch.next_items(), self.num_targets)  # (B, L, T)
-        if self.recipe.samples == "prefixes":
-            states, targets = states[:, -1:], targets[:, -1:]
-        is_known = (targets != 0) & (batch.history[:, -states.shape[1] :, None] != 0)
-        row, place, _ = is_known.nonzero(as_tuple=True)
-        return self.criterion(states[row, place], targets[is_known], self.candidates.weight)
+        learning, targets = learners(
+            states,
+            batch.history,
+            batch.next_items(),
+            num_targets=self.num_targets,
+            newest_only=self.recipe.samples == "prefixes",
+        )
+        return self.criterion(learning, targets, self.candidates.weight)
 
     def encode(self, batch: SequenceBatch) -> Tensor:
         """(B, D): user, pooled window and sum of the window."""

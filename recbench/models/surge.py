@@ -37,6 +37,7 @@ import torch.nn.functional as F  # noqa: N812 - PyTorch's own name for it
 from torch import Tensor, nn
 
 from recbench.models.base import Paper, Ranking, Recipe, Recommender, at_least
+from recbench.models.causal import check_prefixes
 from recbench.nn.dropout import Dropout, check_rate
 from recbench.nn.interest_graph import InterestEncoder, Interests, check_share
 from recbench.nn.losses import FullSoftmax, other_items
@@ -102,11 +103,7 @@ class Surge(Recommender):
         check_share("keep_rate", keep_rate)
         check_rate(dropout)
         check_rate(embedding_dropout)
-        if recipe.samples != "prefixes":
-            raise ValueError(
-                f"recipe.samples must be prefixes, got {recipe.samples}: the graph joins items both ways, "
-                "so a state inside a window has seen its own target"
-            )
+        check_prefixes(recipe, what="the graph joins items both ways")
         self.dim, self.hidden, self.attention_hidden = dim, hidden, attention_hidden
         self.keep_rate, self.pool_len, self.max_len = keep_rate, pool_len, max_len
         self.dropout, self.embedding_dropout = dropout, embedding_dropout

@@ -25,3 +25,23 @@ def trailing(x: Tensor, size: int) -> Tensor:
 def following(next_items: Tensor, num_targets: int) -> Tensor:
     """(B, L) each position's next item -> (B, L, T) its next T items, nearest first; 0 where unknown."""
     return F.pad(next_items, (0, num_targets - 1)).unfold(1, num_targets, 1)
+
+
+def learners(
+    states: Tensor, history: Tensor, next_items: Tensor, *, num_targets: int, newest_only: bool
+) -> tuple[Tensor, Tensor]:
+    """(P, D) states that learn and (P,) the item each one learns: its next T, or of the newest state only.
+
+    Args:
+        states: (B, L, D), one per position.
+        history: (B, L) items; no state of padding learns.
+        next_items: (B, L) the item after each position.
+        num_targets: T.
+        newest_only: whether the samples are prefixes.
+    """
+    targets = following(next_items, num_targets)  # (B, L, T)
+    if newest_only:
+        states, targets = states[:, -1:], targets[:, -1:]
+    is_known = (targets != 0) & (history[:, -states.shape[1] :, None] != 0)
+    row, place, _ = is_known.nonzero(as_tuple=True)
+    return states[row, place], targets[is_known]
