@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from recbench.results import Run
     from recbench.training import TrainerOptions
 
+# options of the data that came after the first records, and what these were made with: at that value a run is
+# still the same run, its record found and its seeds averaged
+LATER = {"num_negatives": 0}
+
 
 def fit(
     *,
@@ -132,15 +136,16 @@ def blank(words: Sequence[str]) -> Run:
 
     asked = parse(fit, words, prog="recbench fit")
     model, data = asked["model"], asked["data"]
-    return runner.blank_record(
-        data, config=_deciding(asked["config"]), name=asked["name"] or _own_name(model), seed=asked["seed"]
-    )
+    name = asked["name"] or _own_name(model)
+    return runner.blank_record(model, data, config=_deciding(asked["config"]), name=name, seed=asked["seed"])
 
 
 def _deciding(config: dict[str, Any]) -> dict[str, Any]:
     """The part of a resolved configuration that decides the numbers; a progress bar does not."""
     kept = {key: config[key] for key in ("model", "data", "trainer", "seed")}
-    return kept | {"trainer": {key: value for key, value in kept["trainer"].items() if key != "progress"}}
+    data = {key: value for key, value in kept["data"].items() if (key, value) not in LATER.items()}
+    trainer = {key: value for key, value in kept["trainer"].items() if key != "progress"}
+    return kept | {"data": data, "trainer": trainer}
 
 
 def _own_name(model: Recommender) -> str:

@@ -149,7 +149,7 @@ class TestRows:
         assert row["Precision@10"].startswith("0.0100 ±")
 
     @pytest.mark.parametrize(
-        "changes", [{"data_fingerprint": "e" * 64}, {"protocol": "loo-full-lag2"}, {"data": "sports"}]
+        "changes", [{"data_fingerprint": "e" * 64}, {"protocol": "top-n-99"}, {"data": "sports"}]
     )
     def test_rows_of_other_data_or_protocol_get_their_own_table(
         self, root: Path, changes: dict[str, str]

@@ -1,6 +1,6 @@
 """SequenceBatch: the one shape in which models see users.
 
-B users, L history length, N items. Item 0 is padding; real items are 1..N.
+B users, L history length, N items, C candidates. Item 0 is padding; real items are 1..N.
 """
 
 from __future__ import annotations
@@ -28,8 +28,10 @@ class SequenceBatch:
         times: (B, L) unix seconds of the history (0 at padding), None where the data set has no times.
         query: what each user asked for in words, None where the data set has no queries.
         seen: (B, S) items that must not be recommended, 0-padded; None where repeats are legal.
-        allowed: (B, N + 1) whether each item is near enough to be recommended, column 0 never; None where
-            distance does not matter.
+        allowed: (B, N + 1) whether each item may compete, being near or drawn; column 0 never. None where all
+            may.
+        candidates: (B, C) the items that are allowed, in random order, for methods that write them out; None
+            where they were not drawn.
     """
 
     users: Tensor
@@ -39,6 +41,7 @@ class SequenceBatch:
     query: list[str] | None = None
     seen: Tensor | None = None
     allowed: Tensor | None = None
+    candidates: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.users)
@@ -52,6 +55,11 @@ class SequenceBatch:
         }
         return dataclasses.replace(self, **moved)
 
+    def rows(self, chosen: slice) -> SequenceBatch:
+        """The same for some of the users."""
+        cut = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return SequenceBatch(**{name: value if value is None else value[chosen] for name, value in cut.items()})
+
     def next_items(self) -> Tensor:
         """(B, L): the item that follows each position of the history; the last one is the target."""
         return torch.cat([self.history[:, 1:], self.target[:, None]], dim=1)
@@ -59,8 +67,8 @@ class SequenceBatch:
     def lagged(self, num_items: int) -> SequenceBatch:
         """What a cloud saw `num_items` interactions ago: the newest items are gone, the target stays.
 
-        `seen` and `allowed` stay too: what must not be recommended is decided by the device, which knows
-        everything.
+        `seen`, `allowed` and `candidates` stay too: what must not be recommended is decided by the device,
+        which knows everything.
 
         Raises:
             ValueError: `num_items` is negative.

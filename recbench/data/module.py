@@ -1,9 +1,10 @@
 """InteractionData: one data set under one protocol, as batches.
 
 U users, B users of a batch, N items, L history, S seen items. What is trained on and what is to be found is
-cut in `splits`; which items are candidates is decided by what was seen and, for places, by distance. Batches
-are cut from users sorted by length, so almost nothing is padded, and come as whole `SequenceBatch` objects
-gathered from two flat arrays: there is no per-user Python in the loop.
+cut in `splits`; which items are candidates is decided by what was seen, for places by distance (`reach`), in
+the top-N protocol by lot (`candidates`). Batches are cut from users sorted by length, so almost nothing is
+padded, and come as whole `SequenceBatch` objects gathered from two flat arrays: there is no per-user Python
+in the loop.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from lightning import LightningDataModule
 
 from recbench.data import prepare, reach, splits
 from recbench.data.batch import SequenceBatch
+from recbench.data.candidates import Candidates, is_candidate
 from recbench.data.catalog import Catalog
+from recbench.data.protocol import DEFAULT_SHARE, Protocol
 from recbench.data.samples import prefixes, windows
 from recbench.data.sequences import BatchLoader, Sequences
 
@@ -36,7 +39,6 @@ __all__ = ["BatchLoader", "InteractionData", "Sequences", "Split", "Users"]
 
 Split = Literal["validation", "test"]
 Users = Literal["known", "heldout"]
-DEFAULT_SHARE = 0.1  # of the interactions, for validation and for test when time cuts them
 
 
 class InteractionData(LightningDataModule):
@@ -54,6 +56,8 @@ class InteractionData(LightningDataModule):
         test_share: of the interactions, after the later moment of `global_time`.
         reach_km: only places so near are candidates; 0 for all items.
         reach_from: near the last check-in before the target, or near the target itself.
+        num_negatives: each target competes with so many random items that its user never took, the same for
+            every method; 0 for all items.
         columns: of your own table, which column holds what; found by their usual names where not declared.
         selection: of your own file, what to keep: k-core, dates, ratings, first of repeats; else everything.
     """
@@ -72,6 +76,7 @@ class InteractionData(LightningDataModule):
         test_share: float = DEFAULT_SHARE,
         reach_km: float = 0.0,
         reach_from: Literal["last", "target"] = "last",
+        num_negatives: int = 0,
         columns: Columns | None = None,
         selection: Selection | None = None,
     ) -> None:
@@ -84,17 +89,10 @@ class InteractionData(LightningDataModule):
             )
         if eval_batch_size < 1:
             raise ValueError(f"eval_batch_size must be at least 1 user, got {eval_batch_size}")
-        if not (validation_share > 0 and test_share > 0 and validation_share + test_share < 1):
-            raise ValueError(
-                "validation_share and test_share must be above 0 and leave something to train on, got "
-                f"{validation_share} and {test_share}"
-            )
-        if not 0 <= reach_km < float("inf"):
-            raise ValueError(f"reach_km must be 0 for no limit or a distance in km, got {reach_km}")
+        rules = Protocol(split, validation_share, test_share, reach_km, reach_from, num_negatives)
+        rules.check()
         self.name, self.max_len, self.mask_seen = name, max_len, mask_seen
-        self.split: splits.Rule = split
-        self.validation_share, self.test_share = validation_share, test_share
-        self.reach_km, self.reach_from = reach_km, reach_from
+        self.rules = rules
         self.columns, self.selection = columns, selection
         self.heldout_rate, self.index_seed = heldout_rate, index_seed
         self.eval_batch_size = eval_batch_size
@@ -116,7 +114,7 @@ class InteractionData(LightningDataModule):
         """Load the prepared data, once.
 
         Raises:
-            DataError: the data lacks what the protocol needs: absolute times, or coordinates.
+            DataError: the data lacks what the protocol needs: absolute times, coordinates, or enough items.
         """
         if hasattr(self, "sequences"):
             return
@@ -137,13 +135,14 @@ class InteractionData(LightningDataModule):
         is_heldout[rng.permutation(num_users)[: int(self.heldout_rate * num_users)]] = True
         self._users = {"known": np.flatnonzero(~is_heldout), "heldout": np.flatnonzero(is_heldout)}
         self._splits = splits.cut(
-            self.split,
+            self.rules.split,
             self.sequences.offsets,
             self._times if self._prepared.card.clock == "unix" else None,
             name=str(self.name),
-            shares=(self.validation_share, self.test_share),
+            shares=(self.rules.validation_share, self.rules.test_share),
         )
-        self._places = reach.located(self.catalog, str(self.name)) if self.reach_km else None
+        self._places = reach.located(self.catalog, str(self.name)) if self.rules.reach_km else None
+        self._candidates = self._lots() if self.rules.num_negatives else None
         self._samples = self._cut_samples("positions")
 
     @property
@@ -162,21 +161,13 @@ class InteractionData(LightningDataModule):
 
     @property
     def protocol(self) -> str:
-        """What the records call the rules of split and candidates: `loo-full`, `time-5km-target`, ..."""
-        parts = ["loo" if self.split == "leave_one_out" else "time"]
-        if self.reach_km:
-            parts += [f"{self.reach_km:g}km", *(["target"] if self.reach_from == "target" else [])]
-        else:
-            parts.append("full")
-        shares = self.validation_share, self.test_share
-        if self.split == "global_time" and shares != (DEFAULT_SHARE, DEFAULT_SHARE):
-            parts.append("-".join(f"{share:g}" for share in shares))
-        return "-".join(parts)
+        """What the records call the rules of split and candidates: `loo-full`, `top-n-99`, ..."""
+        return str(self.rules)
 
     def notes(self) -> tuple[str, ...]:
-        """What the protocol id does not say: where time cuts, and how many users are not evaluated."""
+        """What the protocol id does not say: where time cuts, what chance is, how many are not evaluated."""
         self.setup("fit")
-        found = [self._splits.note] if self._splits.note else []
+        found = [*filter(None, [self._splits.note]), *self.rules.notes()]
         for split in ("validation", "test"):
             total, num_targets = len(self._users["known"]), len(self.evaluated(split))
             if num_targets < total:
@@ -276,7 +267,12 @@ class InteractionData(LightningDataModule):
         seen = self.sequences.windows(stops, lengths) if self.mask_seen else None
         history = self.sequences.windows(stops, shown)
         target = np.zeros_like(stops) if is_now else self.sequences.items[stops]
-        centre = history[:, -1] if is_now or self.reach_from == "last" else target
+        centre = history[:, -1] if is_now or self.rules.reach_from == "last" else target
+        candidates = None
+        allowed = None if self._places is None else reach.within(self._places, centre, km=self.rules.reach_km)
+        if self._candidates is not None and not is_now:  # without a target there is nothing to compete with
+            candidates = self._candidates.draw(users, lengths, target)
+            allowed = is_candidate(candidates, num_items=self.catalog.num_items)
         return SequenceBatch(
             users=torch.from_numpy(users),
             history=torch.from_numpy(history),
@@ -284,9 +280,17 @@ class InteractionData(LightningDataModule):
             times=self._window_times(stops, shown),
             query=[self._queries[u] for u in users] if self._queries and with_query else None,
             seen=None if seen is None else torch.from_numpy(seen),
-            allowed=None
-            if self._places is None
-            else torch.from_numpy(reach.within(self._places, centre, km=self.reach_km)),
+            allowed=None if allowed is None else torch.from_numpy(allowed),
+            candidates=None if candidates is None else torch.from_numpy(candidates),
+        )
+
+    def _lots(self) -> Candidates:
+        return Candidates.of(
+            self.sequences,
+            num_items=self.catalog.num_items,
+            num_negatives=self.rules.num_negatives,
+            seed=self.index_seed,
+            name=str(self.name),
         )
 
     def _targets_of(self, split: Split) -> NDArray[np.int64]:

@@ -25,6 +25,7 @@ PROTOCOLS = {
     "loo-full": "leave-one-out by time, all items ranked",
     "loo-5km": "leave-one-out by time, places within 5 km of the last check-in ranked",
     "loo-5km-target": "leave-one-out by time, places within 5 km of the target ranked",
+    "top-n-99": "leave-one-out by time, ranked among 99 random items that the user never took",
     "time-full": "cut at one moment for all users, all items ranked",
     "loo-full-lag2": "leave-one-out by time, all items ranked, the cloud lacks the two newest interactions",
 }
