@@ -66,7 +66,8 @@ def fit(
         DivergedError: a loss or score is not finite; the record then says so and has no metrics.
     """
     _prepare_process(trainer, seed)
-    record = blank_record(data, config=config, name=name, seed=seed).model_copy(update={"tuned": tuned or {}})
+    record = blank_record(model, data, config=config, name=name, seed=seed)
+    record = record.model_copy(update={"tuned": tuned or {}})
     folder = run_folder(runs, record, resume=resume)
     resolved = config | {"name": name, "tuned": tuned}
     write_atomic(folder / "config.yaml", yaml.safe_dump(resolved, sort_keys=False).encode())
@@ -87,13 +88,15 @@ def fit(
     return path
 
 
-def blank_record(data: InteractionData, *, config: dict[str, Any], name: str, seed: int) -> Run:
+def blank_record(
+    model: Recommender, data: InteractionData, *, config: dict[str, Any], name: str, seed: int
+) -> Run:
     """The record of a run before it has any figures: its name, its conditions, the machine."""
     fingerprint = data.prepared.card.fingerprint
     return Run(
         model=name,
         data=data.prepared.name,
-        protocol=data.protocol,
+        protocol="-".join(part for part in (data.protocol, model.track) if part),
         seed=seed,
         config=config,
         config_hash=config_hash(config, fingerprint),

@@ -131,6 +131,11 @@ class Recommender(LightningModule, ABC):
         self.recipe = recipe
         self.validation = RankMetrics(("hr@10", "ndcg@10"))
 
+    @property
+    def track(self) -> str:
+        """Ends the protocol's name where figures must not stand beside those of others; empty where they may."""
+        return ""
+
     @abstractmethod
     def build(self, catalog: Catalog) -> None:
         """Create the weights for this catalog; called once."""

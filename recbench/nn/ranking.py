@@ -66,6 +66,23 @@ def rank_by_counting(
     return TargetRanks(rank, ties.long())
 
 
+def ranks_in_lists(items: Tensor, scores: Tensor, target: Tensor) -> TargetRanks:
+    """Rank of each target in the list that its user was given, mean over ties; inf where it is not listed.
+
+    Args:
+        items: (B, n) listed items, 0 where a list is shorter.
+        scores: (B, n) what they were listed with, no NaN.
+        target: (B,) items 1..N.
+    """
+    is_target = (items == target[:, None]) & (items != 0)
+    own = scores.masked_fill(~is_target, -torch.inf).amax(1, keepdim=True)
+    real = items != 0
+    above, ties = ((scores > own) & real).sum(1), ((scores == own) & real).sum(1)
+    is_listed = is_target.any(1)
+    rank = torch.where(is_listed, above + (ties + 1) / 2, torch.inf)
+    return TargetRanks(rank, torch.where(is_listed, ties, 1))
+
+
 def _num_candidates(flags: Tensor, allowed: Tensor | None) -> Tensor:
     """(B,) flags set among the `allowed` items; overwrites the flags."""
     return (flags if allowed is None else flags.mul_(allowed)).sum(1)
