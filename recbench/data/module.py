@@ -22,7 +22,7 @@ from recbench.data.batch import SequenceBatch
 from recbench.data.candidates import Candidates, is_candidate
 from recbench.data.catalog import Catalog
 from recbench.data.protocol import DEFAULT_SHARE, Protocol
-from recbench.data.samples import prefixes, windows
+from recbench.data.samples import cut, is_drawn
 from recbench.data.sequences import BatchLoader, Sequences
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ class InteractionData(LightningDataModule):
         )
         self._places = reach.located(self.catalog, str(self.name)) if self.rules.reach_km else None
         self._candidates = self._lots() if self.rules.num_negatives else None
-        self._samples = self._cut_samples("positions")
+        self._cut_samples("positions")
 
     @property
     def prepared(self) -> Prepared:
@@ -199,7 +199,7 @@ class InteractionData(LightningDataModule):
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1 sample, got {batch_size}")
         self.batch_size, self.seed, self._next_epoch = batch_size, seed, 1
-        self._samples = self._cut_samples(samples)
+        self._cut_samples(samples)
         return self
 
     def train_dataloader(self) -> BatchLoader:
@@ -309,16 +309,22 @@ class InteractionData(LightningDataModule):
         """Go on with the epoch after the saved one."""
         self._next_epoch = state_dict["next_epoch"]
 
-    def _cut_samples(self, samples: Samples) -> TrainSamples:
+    def _cut_samples(self, samples: Samples) -> None:
+        """Decide what a sample is."""
+        self._sampling: Samples = samples
+        self._samples = self._cut(np.random.default_rng([self.seed, self._next_epoch]))
+
+    def _cut(self, rng: np.random.Generator) -> TrainSamples:
         """Cut the known users' training items."""
         users = self._users["known"]
         starts, stops = self.sequences.offsets[users], self._splits.train_stop[users]
-        cut = prefixes if samples == "prefixes" else windows
-        return cut(users, starts, stops, max_len=self.max_len)
+        return cut(self._sampling, users, starts, stops, max_len=self.max_len, rng=rng)
 
     def _epoch(self) -> list[NDArray[np.int64]]:
         """Batches of the next epoch: shuffle, bring equal lengths together, cut, shuffle the batches."""
         rng = np.random.default_rng([self.seed, self._next_epoch])
+        if is_drawn(self._sampling):
+            self._samples = self._cut(rng)
         order = rng.permutation(len(self._samples.length))
         order = order[np.argsort(self._samples.length[order], kind="stable")]
         batches = [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]

@@ -65,7 +65,7 @@ class Recipe:
         weight_decay: decoupled weight decay.
         batch_size: samples per step.
         samples: what one is: a user's window, of which every position learns its next item, or each prefix of
-            a history on its own, which learns the item after it.
+            a history on its own, which learns the item after it, or a random segment per user and epoch.
         max_epochs: epochs at most; a decaying schedule reaches its end there.
         patience: validations without a better NDCG@10 before training stops.
         validate_every: epochs between validations.

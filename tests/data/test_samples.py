@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recbench.data.samples import TrainSamples, prefixes, windows
+from recbench.data.samples import TrainSamples, cut, p5_segments, pod_segments, prefixes, windows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,3 +49,46 @@ def test_every_item_but_the_first_is_a_target_once(
     ]
     assert sorted(targets) == wanted
     assert all(starts[user] <= stop - length for user, stop, length in rows(samples))
+
+
+def drawn(how: Callable[..., TrainSamples], num_items: int, *, max_len: int = 50) -> set[tuple[int, int]]:
+    """All (place of the target, inputs before it) that a user of so many training items, from 1, ever gives."""
+    many = 5_000
+    starts = np.full(many, 100)
+    samples = how(
+        np.arange(many), starts, starts + num_items, max_len=max_len, rng=np.random.default_rng(0)
+    )
+    assert samples.user.tolist() == (list(range(many)) if num_items > 1 else [])
+    return {(stop - 99, length) for _, stop, length in rows(samples)}
+
+
+def test_segments_of_p5_start_in_the_first_three_items_and_end_in_the_last_three() -> None:
+    assert drawn(p5_segments, 3) == {(3, 2), (3, 1)}
+    assert drawn(p5_segments, 8) == {(t, t - first) for t in (6, 7, 8) for first in (1, 2, 3)}
+    assert drawn(p5_segments, 4) == {(3, 2), (3, 1), (4, 3), (4, 2), (4, 1)}
+
+
+def test_segments_of_pod_start_and_end_anywhere() -> None:
+    assert drawn(pod_segments, 4) == {(t, t - first) for t in (2, 3, 4) for first in range(1, t)}
+    assert drawn(pod_segments, 6, max_len=2) == {(t, min(t - first, 2)) for t in range(2, 7) for first in range(1, t)}
+
+
+@pytest.mark.parametrize("how", [p5_segments, pod_segments])
+def test_a_segment_needs_two_items(how: Callable[..., TrainSamples]) -> None:
+    assert drawn(how, 2) == {(2, 1)}
+    assert drawn(how, 1) == drawn(how, 0) == set()
+
+
+def test_only_segments_depend_on_the_draw() -> None:
+    starts, stops = np.array([0, 20]), np.array([20, 40])
+    for samples, is_drawn in (
+        ("positions", False),
+        ("prefixes", False),
+        ("p5_segments", True),
+        ("pod_segments", True),
+    ):
+        first, other = (
+            rows(cut(samples, USERS, starts, stops, max_len=9, rng=np.random.default_rng(seed)))
+            for seed in (0, 1)
+        )
+        assert (first != other) == is_drawn
