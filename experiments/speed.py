@@ -2,6 +2,8 @@
 
     python experiments/speed.py                                  # the figures that take seconds
     python experiments/speed.py train/sasrec-10min               # ten minutes of training
+    python experiments/speed.py methods                          # a row per method, one core, some minutes
+    python experiments/speed.py method/sasrec                    # one of these rows
 
 Every figure is measured in one run beside what it is compared with (`versus`) and beside its floor: the
 operations it cannot do without over the matrix rate measured here, or the smallest work that does the same.
@@ -17,12 +19,15 @@ import logging
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - PyTorch's own name for it
 import yaml
+from measuring import line, matrix_rate, timed
+from speed_methods import cells, methods
 
 from recbench import runtime
 from recbench.config import folder as configs
@@ -37,33 +42,11 @@ from recbench.nn.losses import FullSoftmax, Loss, SampledSoftmax
 from recbench.training import TrainerOptions, train
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
+
+    from measuring import Figure
 
     from recbench.data.batch import SequenceBatch
-
-Figure = dict[str, Any]
-
-
-def timed(work: Callable[[], object], *, repeats: int = 3) -> float:
-    """Seconds of the fastest of `repeats` calls, after one that is not counted."""
-    work()
-    spent = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        spent.append(time.perf_counter() - start)
-    return min(spent)
-
-
-def matrix_rate(dtype: torch.dtype, *, size: int = 2048) -> float:
-    """Operations per second of a large square product."""
-    a, b = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
-    return 2 * size**3 / timed(lambda: a @ b, repeats=5)
-
-
-def line(name: str, value: float, unit: str, **rest: Any) -> Figure:
-    """One figure."""
-    return {"name": name, "value": round(value, 4), "unit": unit, **rest}
 
 
 class PlainSoftmax(Loss):
@@ -240,13 +223,15 @@ class Watched(SASRec):
         self._off_clock += time.perf_counter() - pause
 
 
-FIGURES: dict[str, Callable[[], list[Figure]]] = {
+FIGURES: dict[str, Callable[[], Iterable[Figure]]] = {
     "train/sasrec-sampled": train_sampled,
     "train/sasrec-full": train_full,
     "eval/full-ranking": full_ranking,
     "data/prepare": prepare_sports,
     "train/sasrec-10min": ten_minutes,
     "train/sasrec-time-to": time_to,
+    "methods": methods,
+    **{name: partial(methods, [name]) for name in reversed(cells())},
 }
 QUICK = ("train/sasrec-sampled", "train/sasrec-full", "eval/full-ranking", "data/prepare")
 
