@@ -33,7 +33,10 @@ LAYERS = [
 ]
 WITHOUT_TORCH = ["errors", "metrics", "results", "leaderboard", "config", "parse", "cli", "figures"]
 WITHOUT_TORCH += [f"data.{name}" for name in ("raw", "sources", "prepare", "synthetic", "audit")]
-SHARED = {"models.base", "models.causal"}  # what methods are made of, not methods
+SHARED = {"models.base", "models.causal", "models.collaborative"}  # what methods are made of, not methods
+WITHOUT_TORCH += [
+    f"edge.{name}" for name in ("messages", "privacy", "link", "network", "faults", "cache", "policy")
+]
 HEAVY = {"torch", "lightning", "torchmetrics", "wandb"}
 
 

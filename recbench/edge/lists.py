@@ -1,0 +1,119 @@
+"""What a device does with lists of candidates: ask with the history, check what came, rank what is in it.
+
+B users, L history, C candidates, N items, S seen items.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from recbench.edge.messages import Candidates, History
+from recbench.models.base import Ranking
+from recbench.nn.ranking import TargetRanks
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from recbench.data.batch import SequenceBatch
+    from recbench.edge.messages import Question, Reply
+
+
+def histories(batch: SequenceBatch, names: Sequence[str], *, num_items: int) -> list[Question]:
+    """A question per user that shows the history as it is.
+
+    Args:
+        batch: who asks.
+        names: (B,) what the users are called outside.
+        num_items: how many candidates are wanted.
+    """
+    items = batch.history.cpu().numpy().astype(np.int32)
+    starts = (items == 0).sum(1).tolist()
+    repeats = batch.seen is None
+    return [
+        History(name, row[start:], num_items, repeats)
+        for name, row, start in zip(names, items, starts, strict=True)
+    ]
+
+
+def are_usable(replies: Sequence[Reply], *, num_items: int) -> list[bool]:
+    """Whether each is a list of at least one item, all of them known, different, and scored with numbers."""
+    return [isinstance(reply, Candidates) and _is_sound(reply, num_items) for reply in replies]
+
+
+def _is_sound(reply: Candidates, num_items: int) -> bool:
+    if not len(reply.items):
+        return False
+    ordered = np.sort(reply.items)
+    return bool(
+        ordered[0] > 0
+        and ordered[-1] <= num_items
+        and (ordered[1:] != ordered[:-1]).all()
+        and np.isfinite(reply.scores).all()
+    )
+
+
+def stacked(replies: Sequence[Reply], device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+    """(B, C) items, 0-padded on the right, and their scores, -inf there."""
+    lists = [reply for reply in replies if isinstance(reply, Candidates)]
+    lengths = np.array([len(found.items) for found in lists])
+    inside = np.arange(lengths.max()) < lengths[:, None]
+    items = np.zeros(inside.shape, dtype=np.int64)
+    scores = np.full(inside.shape, -np.inf, dtype=np.float32)
+    items[inside] = np.concatenate([found.items for found in lists])
+    scores[inside] = np.concatenate([found.scores for found in lists])
+    return torch.from_numpy(items).to(device), torch.from_numpy(scores).to(device)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ScoredList:
+    """Candidates and what they score; items outside the list are not recommended.
+
+    Args:
+        items: (B, C) different items, 0-padded.
+        scores: (B, C) finite where there is an item.
+        num_items: N, of the catalogue.
+    """
+
+    items: Tensor
+    scores: Tensor
+    num_items: int
+
+    def recommend(self, batch: SequenceBatch, k: int) -> Ranking:
+        """The best `k` that may be shown; item 0 and -inf where there are fewer."""
+        may_be = self._may_be_shown(batch, keep_target=False)
+        best = self.scores.masked_fill(~may_be, -torch.inf).topk(min(k, self.items.shape[1]), dim=1)
+        items = torch.where(best.values.isneginf(), 0, self.items.gather(1, best.indices))
+        missing = (0, min(k, self.num_items) - items.shape[1])
+        pad = torch.nn.functional.pad
+        return Ranking(pad(items, missing), pad(best.values, missing, value=-torch.inf))
+
+    def target_ranks(self, batch: SequenceBatch) -> TargetRanks:
+        """Places in the list, the mean over ties; a target that is not in it is not listed."""
+        may_be = self._may_be_shown(batch, keep_target=True)
+        scores = self.scores.masked_fill(~may_be, -torch.inf)
+        is_target = may_be & (self.items == batch.target[:, None])
+        own = scores.masked_fill(~is_target, -torch.inf).amax(1, keepdim=True)
+        above = (scores > own).sum(1)
+        ties = ((scores == own) & may_be).sum(1)
+        is_listed = is_target.any(1)
+        rank = torch.where(is_listed, above + (ties + 1) / 2, torch.inf)
+        return TargetRanks(rank, torch.where(is_listed, ties, 1))
+
+    def _may_be_shown(self, batch: SequenceBatch, *, keep_target: bool) -> Tensor:
+        """(B, C): real, near enough, and not seen; the target may always have been seen before."""
+        shown = self.items != 0
+        if batch.allowed is not None:
+            shown &= batch.allowed.gather(1, self.items)
+        if batch.seen is not None:
+            seen = torch.zeros(len(batch), self.num_items + 1, dtype=torch.bool, device=self.items.device)
+            seen.scatter_(1, batch.seen, value=True)
+            if keep_target:
+                seen.scatter_(1, batch.target[:, None], value=False)
+            shown &= ~seen.gather(1, self.items)
+        return shown
