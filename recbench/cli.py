@@ -12,6 +12,7 @@ import shlex
 import signal
 import sys
 import threading
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,8 @@ COMMANDS: dict[str, Callable[..., object]] = {
     "bench": commands.bench,
     "leaderboard": commands.leaderboard,
     "replay": commands.replay,
+    "serve cloud": commands.serve_cloud,
+    "device": commands.device,
     "data list": commands.data_list,
     "data prepare": commands.data_prepare,
     "data check": commands.data_check,
@@ -106,8 +109,12 @@ def _help(shown: dict[str, Callable[..., object]]) -> str:
 
 
 def _show(result: object) -> None:
+    if isinstance(result, Generator):  # of a command that goes on: each part as soon as it is there
+        for part in result:
+            _show(part)
+        return
     if isinstance(result, str):
-        print(result)
+        print(result, flush=True)
         return
     from rich.console import Console
 

@@ -15,7 +15,11 @@ from recbench.errors import UsageError
 from recbench.runs import restore, retrain
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from rich.table import Table
+
+    from recbench.data.catalog import Catalog
 
 
 def evaluate(run: Path, *, groups: bool = False) -> Table:
@@ -49,21 +53,97 @@ def recommend(run: Path, *, user: int, k: int = 10) -> Table:
         k: how many items.
     """
     model, data = restore(run)
+    _check_request(data.catalog, data.prepared.name, user=user, k=k)
     import numpy as np
     import torch
 
     from recbench.figures import item_table
 
-    catalog = data.catalog
-    if not 0 <= user < catalog.num_users:
-        raise UsageError(f"--user {user}: {data.name} has users 0 to {catalog.num_users - 1}")
-    if not 1 <= k <= catalog.num_items:
-        raise UsageError(
-            f"--k {k}: {data.name} has {catalog.num_items} items; ask for 1 to {catalog.num_items}"
-        )
     with torch.inference_mode():
         best = model.eval().recommend(data.request(np.array([user]), back=0), k)
-    return item_table(catalog, best.items[0].tolist(), best.scores[0].tolist())
+    return item_table(data.catalog, best.items[0].tolist(), best.scores[0].tolist())
+
+
+def serve_cloud(
+    *,
+    run: Path,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    token_file: Path | None = None,
+    requests_per_s: float = 100.0,
+) -> Iterator[str]:
+    """Answer the devices of a saved run until interrupted; of a method with one side, list its candidates.
+
+    Args:
+        run: folder of a finished run, such as runs/demo-sasrec-0-1a2b3c4d.
+        host: address to listen at; any but this machine's own needs a token.
+        port: 0 for any that is free.
+        token_file: file with the token that devices must show.
+        requests_per_s: more are refused.
+    """
+    from recbench.edge.http import read_token
+
+    token = read_token(token_file)
+    model, data = restore(run)
+    from recbench.edge.server import Server, cloud_of
+
+    cloud = cloud_of(model, data.catalog)
+    server = Server(cloud, host=host, port=port, token=token, requests_per_s=requests_per_s)
+    yield f"cloud of {run.name} at {server.url}"
+    server.run()
+
+
+def device(
+    *,
+    cloud: str,
+    run: Path,
+    user: int = 0,
+    k: int = 10,
+    token_file: Path | None = None,
+    deadline_ms: float = 1000.0,
+) -> Table:
+    """Show what the device of one user recommends now, with the help of a cloud that `serve cloud` runs.
+
+    Args:
+        cloud: its address, such as http://127.0.0.1:8000.
+        run: folder of the run that the cloud serves.
+        user: index of the user, from 0.
+        k: how many items.
+        token_file: file with the cloud's token, where it wants one.
+        deadline_ms: after which the device answers without the cloud.
+    """
+    from recbench.edge.http import Http, read_token
+
+    token = read_token(token_file)
+    model, data = restore(run)
+    _check_request(data.catalog, data.prepared.name, user=user, k=k)
+    import numpy as np
+    import torch
+
+    from recbench.edge.device import Device
+    from recbench.figures import item_table
+    from recbench.models.collaborative import Collaborative
+
+    if not isinstance(model, Collaborative):
+        name = type(model).__name__
+        raise UsageError(f"--run {run}: {name} has one side; recbench recommend shows what it recommends")
+    policy, tries = model.boundary.policy, model.boundary.num_tries
+    with Http(cloud, timeout_ms=deadline_ms / tries, token=token) as link, torch.inference_mode():
+        side = Device(model.device_side(), link, policy=policy, deadline_ms=deadline_ms, num_tries=tries)
+        answer = side.answer(data.request(np.array([user]), back=0))
+        best = answer.recommend(k)
+    table = item_table(data.catalog, best.items[0].tolist(), best.scores[0].tolist())
+    crossed = side.gate.traffic
+    said = f"{crossed.bytes_up} bytes up, {crossed.bytes_down} down, {answer.wait_ms[0]:.0f} ms of waiting"
+    table.caption = f"by {answer.source[0]}; {said}{link.problem and f'; {link.problem}'}"
+    return table
+
+
+def _check_request(catalog: Catalog, name: str, *, user: int, k: int) -> None:
+    if not 0 <= user < catalog.num_users:
+        raise UsageError(f"--user {user}: {name} has users 0 to {catalog.num_users - 1}")
+    if not 1 <= k <= catalog.num_items:
+        raise UsageError(f"--k {k}: {name} has {catalog.num_items} items; ask for 1 to {catalog.num_items}")
 
 
 def bench(

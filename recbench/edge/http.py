@@ -15,6 +15,7 @@ from recbench.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
     from types import TracebackType
 
     import httpx
@@ -22,11 +23,32 @@ if TYPE_CHECKING:
 PATH = "/exchange"
 FRAMES = "application/octet-stream"
 MAX_PARALLEL = 8
+MIN_TOKEN = 16  # characters
 _REFUSALS = {
     401: "the cloud does not accept the token; give the cloud's own with --token-file",
     404: "no recbench cloud answers there; give the address that recbench serve cloud has printed",
     413: "the frame is larger than the cloud allows",
 }
+
+
+def read_token(file: Path | None) -> str:
+    """The token in `file`; empty where there is no file.
+
+    Raises:
+        UsageError: the file cannot be read, or holds no token worth the name.
+    """
+    if file is None:
+        return ""
+    try:
+        token = file.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--token-file {file}: cannot be read: {error}") from None
+    if len(token) < MIN_TOKEN or not token.isprintable() or " " in token:
+        raise UsageError(
+            f"--token-file {file}: a token is one line of at least {MIN_TOKEN} characters; "
+            "make one with: python -c 'import secrets; print(secrets.token_urlsafe())'"
+        )
+    return token
 
 
 class Http(Link):

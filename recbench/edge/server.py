@@ -17,23 +17,23 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+from recbench.edge.cloud import Cloud, Lister
 from recbench.edge.http import FRAMES, PATH
-from recbench.edge.messages import Failure, encode
+from recbench.edge.messages import Failure, History, encode
 from recbench.errors import UsageError
+from recbench.models.collaborative import Collaborative, catalog_version
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from starlette.applications import Starlette
     from starlette.requests import Request
     from starlette.responses import Response
 
-    from recbench.edge.cloud import Cloud
+    from recbench.data.catalog import Catalog
+    from recbench.models.base import Recommender
 
 MAX_REQUEST = 1 << 20  # bytes
 BODY_TIMEOUT_S = 10.0
 MAX_CONNECTIONS = 256
-MIN_TOKEN = 16  # characters
 _OVERHEAD = 64  # bytes of a frame around its body
 log = logging.getLogger(__name__)
 
@@ -60,28 +60,6 @@ class Bucket:
         return True
 
 
-def read_token(file: Path | None, *, host: str) -> str:
-    """The token in `file`; empty where none is needed.
-
-    Raises:
-        UsageError: a host that others can reach has none, or the file holds no token worth the name.
-    """
-    if file is None:
-        if not is_loopback(host):
-            raise UsageError(f"--host {host}: others can reach it, so give a token with --token-file")
-        return ""
-    try:
-        token = file.read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--token-file {file}: cannot be read: {error}") from None
-    if len(token) < MIN_TOKEN or not token.isprintable() or " " in token:
-        raise UsageError(
-            f"--token-file {file}: a token is one line of at least {MIN_TOKEN} characters; "
-            "make one with: python -c 'import secrets; print(secrets.token_urlsafe())'"
-        )
-    return token
-
-
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach `host`; a name is, if all its addresses are."""
     try:
@@ -93,6 +71,14 @@ def is_loopback(host: str) -> bool:
     except OSError:
         raise UsageError(f"--host {host}: no such host; give an address of this machine") from None
     return all(ipaddress.ip_address(address[4][0]).is_loopback for address in found)
+
+
+def cloud_of(model: Recommender, catalog: Catalog) -> Cloud:
+    """The cloud side of a method; of one that has none, a lister of its candidates."""
+    if isinstance(model, Collaborative):
+        return model.cloud_side()
+    lister = Lister(model, num_items=catalog.num_items, version=catalog_version(catalog))
+    return Cloud({History: lister})
 
 
 def application(cloud: Cloud, *, token: str = "", requests_per_s: float = 100.0) -> Starlette:
