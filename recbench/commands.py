@@ -134,8 +134,9 @@ def device(
         best = answer.recommend(k)
     table = item_table(data.catalog, best.items[0].tolist(), best.scores[0].tolist())
     crossed = side.gate.traffic
-    said = f"{crossed.bytes_up} bytes up, {crossed.bytes_down} down, {answer.wait_ms[0]:.0f} ms of waiting"
-    table.caption = f"by {answer.source[0]}; {said}{link.problem and f'; {link.problem}'}"
+    waited = f", {answer.wait_ms[0]:.0f} ms" if answer.source[0] == "cloud" else ""
+    said = f"by {answer.source[0]}{waited}; {crossed.bytes_up} bytes up, {crossed.bytes_down} down"
+    table.caption = f"{said}; the cloud: {link.problem}" if link.problem else said
     return table
 
 
@@ -252,3 +253,21 @@ def data_stats(name: str, *, picture: Path | None = None) -> str:
     from recbench.data.stats import stats_text
 
     return stats_text(name, picture=picture)
+
+
+def weights_get(name: str) -> str:
+    """Fetch the weights of a language model, once, into the cache.
+
+    Args:
+        name: such as smollm2-135m (recbench weights list), or a hub's owner/name.
+    """
+    from recbench import weights
+
+    return f"{name} is in {weights.get(name)}"
+
+
+def weights_list() -> str:
+    """List the language models that have short names."""
+    from recbench import weights
+
+    return weights.list_text()
