@@ -75,7 +75,7 @@ def beam_search(
     num_items = num_beams if num_items is None else num_items
     logits = decoder.start()[:, None]  # (B, 1, V)
     alive = _alive(trie, len(logits), seen, allowed)
-    scores, nodes = _wide(logits).new_zeros(len(logits), 1), trie.codes.new_zeros(1, 1)
+    scores, nodes = wide(logits).new_zeros(len(logits), 1), trie.codes.new_zeros(1, 1)
     last = len(trie.levels) - 1
     for depth, level in enumerate(trie.levels):
         limit = num_items if depth == last else num_beams
@@ -103,12 +103,12 @@ def score_items(decoder: Decoder, trie: Trie, items: Tensor) -> Tensor:
     codes = trie.codes[items]  # (B, C, T)
     logits = decoder.start()[:, None].expand(-1, items.shape[1], -1)
     parents = torch.zeros_like(items)
-    total = _wide(logits).new_zeros(items.shape)
+    total = wide(logits).new_zeros(items.shape)
     for depth, tokens in enumerate(codes.unbind(2)):
         if depth:
             logits = decoder.step(codes[:, :, depth - 1], parents)
             parents = torch.arange(items.shape[1], device=items.device).expand_as(items)
-        gained = _wide(logits).log_softmax(-1).gather(-1, tokens[..., None])[..., 0]
+        gained = wide(logits).log_softmax(-1).gather(-1, tokens[..., None])[..., 0]
         total = total + gained.masked_fill(tokens == PAD, 0)
     return total.masked_fill(items == 0, -torch.inf)
 
@@ -145,7 +145,7 @@ def _extend(
     """
     child, exists = level.children_of(nodes)  # (B, K, W)
     tokens = level.tokens[child]
-    gained = _wide(logits).log_softmax(-1).gather(-1, tokens.expand(len(logits), -1, -1))
+    gained = wide(logits).log_softmax(-1).gather(-1, tokens.expand(len(logits), -1, -1))
     if level.has_pad:
         gained = gained.masked_fill(tokens == PAD, 0)
     total = (scores[..., None] + gained).masked_fill(~exists, -torch.inf).flatten(1)  # (B, K W)
@@ -169,6 +169,6 @@ def _alive(trie: Trie, num_users: int, seen: Tensor | None, allowed: Tensor | No
     return [*trie.alive(allowed)]
 
 
-def _wide(logits: Tensor) -> Tensor:
+def wide(logits: Tensor) -> Tensor:
     """At least float32: half precision would tie what differs."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -32,20 +32,17 @@ class Level(nn.Module):
     first: Tensor
     tokens: Tensor
     rows: Tensor
-    keys: Tensor
     places: Tensor
 
     def __init__(self, parents: Tensor, tokens: Tensor, rows: Tensor, *, num_nodes: int) -> None:
         super().__init__()
         num_children = parents.bincount(minlength=num_nodes)
         self.width = int(num_children.max())
-        self.num_tokens = int(tokens.max()) + 1
         self.has_pad = bool((tokens == PAD).any())
         tables = {
             "first": F.pad(num_children.cumsum(0), (1, 0)),  # (S + 1,) each node's first child
             "tokens": tokens,
             "rows": rows,
-            "keys": parents * self.num_tokens + tokens,
             "places": torch.arange(self.width, device=tokens.device),
         }
         for name, table in tables.items():
@@ -56,13 +53,6 @@ class Level(nn.Module):
         child = self.first[nodes][..., None] + self.places
         exists = child < self.first[nodes + 1][..., None]
         return child.clamp_(max=len(self.tokens) - 1), exists
-
-    def follow(self, nodes: Tensor, tokens: Tensor) -> Tensor:
-        """The child that each token leads to from each node; -1 if there is none, or the node is -1."""
-        wanted = nodes * self.num_tokens + tokens
-        found = torch.searchsorted(self.keys, wanted).clamp_(max=len(self.keys) - 1)
-        is_there = (self.keys[found] == wanted) & (nodes >= 0) & (tokens < self.num_tokens)
-        return torch.where(is_there, found, -1)
 
 
 class Trie(nn.Module):

@@ -56,6 +56,22 @@ class ItemCodes(ABC):
         assert len(np.unique(tokens, axis=0)) == len(tokens), f"{name} wrote two items alike"
         return tokens
 
+    def read(self, tokens: NDArray[np.int64], written: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(...) the items that (..., T) tokens of a free text stand for; 0 where they stand for none.
+
+        Args:
+            tokens: what a model wrote; PAD after END.
+            written: (N + 1, T) how the items are written.
+        """
+        rows = np.concatenate([self.spelling(written), self.spelling(tokens.reshape(-1, tokens.shape[-1]))])
+        _, first, same = np.unique(rows, axis=0, return_index=True, return_inverse=True)
+        items = first[same.ravel()[len(written) :]]  # the item's own row comes before all that read the same
+        return np.where(items < len(written), items, 0).reshape(tokens.shape[:-1])
+
+    def spelling(self, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(M, T) tokens -> (M, ...) rows that are equal where the same is written."""
+        return tokens
+
 
 class Atomic(ItemCodes):
     """One code per item: a decoder's first step is a softmax over the catalogue."""

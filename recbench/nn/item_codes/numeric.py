@@ -53,6 +53,17 @@ class Numeric(ItemCodes):
         """(N,) the items with numbers 1, 2, ..."""
         return np.random.default_rng(self.seed).permutation(catalog.num_items) + 1
 
+    def spelling(self, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(M, 1) the numbers that the pieces make one after the other, however cut; -1 for none."""
+        value, width = [0] * FIRST, [0] * FIRST
+        for digits in range(1, self.piece_digits + 1):
+            value += range(10**digits)
+            width += [digits] * 10**digits
+        numbers = np.zeros(len(tokens), dtype=np.int64)
+        for column in tokens.T:
+            numbers = numbers * 10 ** np.array(width)[column] + np.array(value)[column]
+        return np.where((tokens >= FIRST).any(axis=1), numbers, -1)[:, None]
+
     def _pieces(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         """(N,) numbers -> (N, T) tokens."""
         lengths = np.char.str_len(numbers.astype(str)).astype(np.int64)
