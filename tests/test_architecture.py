@@ -24,7 +24,7 @@ LAYERS = [
     {"errors"},
     {"metrics", "data.catalog", "data.batch"},
     {"results"},
-    {"nn", "latency", "leaderboard", "data", "checkpoint", "runtime", "tracking", "config"},
+    {"nn", "latency", "leaderboard", "data", "checkpoint", "runtime", "tracking", "config", "lock"},
     {"models", "edge", "data.module"},
     {"evaluate"},
     {"training", "fit", "tuning"},

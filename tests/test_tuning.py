@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import multiprocessing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
 import pytest
 import yaml
+from lightning.pytorch.loggers import CSVLogger
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from small import RECIPE, small_data, small_model, steps_per_epoch
 
 from recbench import tuning
 from recbench.cli import main
 from recbench.errors import DataError, DivergedError, UsageError
+from recbench.models import SASRec
 from recbench.results import read_runs
 from recbench.training import MONITOR, TrainerOptions
+from recbench.tuning import journal as module
+from recbench.tuning.study import alone
+from recbench.tuning.trial import TrialLogger, validation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,11 +42,11 @@ def peak(options: dict[str, Any]) -> dict[str, float]:
 def study(
     journal: Path, num_trials: int, monkeypatch: pytest.MonkeyPatch, outcome: Any = peak
 ) -> tuning.Outcome:
-    def validation(made: Any, *_: Any, **__: Any) -> dict[str, float]:
+    def scripted(made: Any, *_: Any, **__: Any) -> dict[str, float]:
         found: dict[str, float] = outcome(made)
         return found
 
-    monkeypatch.setattr(tuning, "_validation", validation)
+    monkeypatch.setattr(module, "validation", scripted)
     options = TrainerOptions()
     make: Callable[[dict[str, Any]], Any] = dict
     data: Any = None
@@ -106,11 +113,11 @@ def test_a_trial_behind_the_median_is_stopped() -> None:
     )
     for _ in range(2):
         good = made.ask()
-        logger = tuning.TrialLogger(good)
+        logger = TrialLogger(good)
         for _ in range(3):
             logger.log_metrics({MONITOR: 0.5, "val/hr@10": 0.0}, step=1)
         made.tell(good, 0.5)
-    bad = tuning.TrialLogger(made.ask())
+    bad = TrialLogger(made.ask())
     bad.log_metrics({"train/loss": 0.1}, step=1)  # nothing to judge by
     bad.log_metrics({MONITOR: 0.1}, step=1)  # too early to judge
     with pytest.raises(optuna.TrialPruned):
@@ -164,7 +171,7 @@ def test_every_shipped_space_fits_some_method() -> None:
 
 
 def _hold(lock: Path, is_held: Any, may_end: Any) -> None:
-    with tuning._alone(lock):
+    with alone(lock):
         is_held.set()
         may_end.wait(30)
 
@@ -175,11 +182,11 @@ def test_two_processes_do_not_share_a_study(tmp_path: Path) -> None:
     other = context.Process(target=_hold, args=(tmp_path / "lock", is_held, may_end))
     other.start()
     assert is_held.wait(30)
-    with pytest.raises(UsageError, match="another recbench tune"), tuning._alone(tmp_path / "lock"):
+    with pytest.raises(UsageError, match="another recbench tune"), alone(tmp_path / "lock"):
         pass
     may_end.set()
     other.join()
-    with tuning._alone(tmp_path / "lock"):
+    with alone(tmp_path / "lock"):
         pass
 
 
@@ -198,3 +205,14 @@ def test_the_preset_found_fits_and_its_record_says_how_it_was_found(
     assert record.tuned == yaml.safe_load(preset.read_text())["tuned"]
     assert record.tuned["num_trials"] == 2
     assert record.tuned["validation"]["ndcg@10"] == pytest.approx(record.validation["ndcg@10"], abs=1e-6)
+
+
+def test_a_decaying_schedule_ends_where_the_trials_are_capped(tmp_path: Path) -> None:
+    recipe = replace(RECIPE, schedule="linear", max_epochs=10, warmup_steps=0)
+    model = small_model(SASRec, recipe)
+    rates: list[float] = []
+    model.on_train_batch_start = lambda *_: rates.append(model.optimizers().param_groups[0]["lr"])
+    options = TrainerOptions(threads=1, max_epochs=2, progress=False)
+    validation(model, small_data(), options, seed=0, logger=CSVLogger(tmp_path))
+    total = 2 * steps_per_epoch()
+    assert rates == pytest.approx([RECIPE.lr * (1 - step / total) for step in range(total)])

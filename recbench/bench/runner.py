@@ -8,7 +8,6 @@ leaves a run that finishes by itself.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import subprocess
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Literal
 
 from recbench.bench.progress import last_line, read_progress
 from recbench.errors import DivergedError, RecbenchError
+from recbench.lock import held
 from recbench.results import Run, read_run, write_run
 
 if TYPE_CHECKING:
@@ -133,11 +133,8 @@ class Bench:
     def _start(self, job: Job) -> None:
         """Start the process, which inherits the lock: it is held as long as either lives."""
         log = self.log_path(job)
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.with_suffix(".lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+        with held(log.with_suffix(".lock")) as lock:
+            if lock is None:
                 job.state = "elsewhere"
                 return
             # it may have ended elsewhere since it was last looked at; how, its record says

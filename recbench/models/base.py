@@ -125,6 +125,7 @@ class Recommender(LightningModule, ABC):
 
     paper: ClassVar[Paper]
     side: ClassVar[str] = "device"  # where `recommend` runs
+    recipe_option: ClassVar[str] = "recipe"  # which option of the method the recipe is
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -160,9 +161,10 @@ class Recommender(LightningModule, ABC):
         """One step; stops the run at the first loss that is no number."""
         loss = self.loss(batch)
         if not torch.isfinite(loss):
+            option = f"--model.{self.recipe_option}"
             raise DivergedError(
                 f"the loss became {loss.item()} at step {self.global_step}; "
-                f"lower --model.recipe.lr (now {self.recipe.lr:g}) or set --model.recipe.clip"
+                f"lower {option}.lr (now {self.recipe.lr:g}) or set {option}.clip"
             )
         self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch), prog_bar=True)
         return loss

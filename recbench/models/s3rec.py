@@ -170,6 +170,7 @@ class Pretraining(DotScorer):
     """
 
     paper: ClassVar[Paper] = PAPER
+    recipe_option: ClassVar[str] = "pretraining"
     ids: Tensor
 
     def __init__(

@@ -25,7 +25,7 @@ from small import (
 from torch import Tensor
 
 from recbench import checkpoint, runs
-from recbench.errors import CheckpointError, UsageError
+from recbench.errors import CheckpointError, DivergedError, UsageError
 from recbench.fit import load_run
 from recbench.models import S3Rec, s3rec
 from recbench.models.s3rec import Objectives, Pretraining, draw_masks, draw_segments, tag_loss
@@ -304,6 +304,16 @@ class TestStages:
         kept = checkpoint.load(run_folder(tmp_path) / "stages" / "pretrain.ckpt")["weights"]
         for name, weights in model.state_dict().items():
             assert torch.equal(weights, kept[name]), name
+
+
+def test_divergence_names_the_options_of_the_stage_that_diverged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(DivergedError, match=r"lower --model\.recipe\.lr .* or set --model\.recipe\.clip"):
+        run(tmp_path / "fine-tuning", at_step(model_of(), 0, lambda loss: loss * math.nan))
+    monkeypatch.setattr(Pretraining, "loss", lambda *_: torch.tensor(math.nan))
+    with pytest.raises(DivergedError, match=r"lower --model\.pretraining\.lr .*--model\.pretraining\.clip"):
+        run(tmp_path / "pre-training", model_of())
 
 
 def test_data_without_tags_are_refused_before_training(data_of: Callable[..., InteractionData]) -> None:

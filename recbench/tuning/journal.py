@@ -1,0 +1,160 @@
+"""Trials one after another until a study has as many as it shall have, however often it is stopped.
+
+What a trial tries is a function of the seed, its number and the trials before it.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from recbench.errors import DivergedError
+from recbench.tuning.trial import TrialLogger, validation
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from optuna.trial import FrozenTrial, Trial
+
+    from recbench.data.module import InteractionData
+    from recbench.models.base import Recommender
+    from recbench.training import TrainerOptions
+    from recbench.tuning.space import Space
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+OBJECTIVE = "ndcg@10"
+_BROKEN = "broken"  # marks a trial that a kill cut short
+_OVER = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+
+
+class Outcome(NamedTuple):
+    """What a study found.
+
+    Args:
+        options: the best trial's options, dotted names below `model`.
+        validation: its metrics on the validation split.
+        num_trials: how many were made, those that were pruned or diverged included.
+        num_pruned: how many of them were stopped early because others were ahead.
+        num_failed: how many diverged.
+        train_s: seconds of all.
+    """
+
+    options: dict[str, Any]
+    validation: dict[str, float]
+    num_trials: int
+    num_pruned: int
+    num_failed: int
+    train_s: float
+
+
+def search(
+    make: Callable[[dict[str, Any]], Recommender],
+    data: InteractionData,
+    space: Space,
+    *,
+    journal: Path,
+    num_trials: int,
+    trainer: TrainerOptions,
+    seed: int,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Outcome:
+    """Make trials until the study has `num_trials`, those made earlier included.
+
+    Args:
+        make: options -> a method, not yet built.
+        data: trained on and validated on.
+        space: what is varied.
+        journal: the study's file; made when absent, continued when there.
+        num_trials: of the whole study.
+        trainer: where and how long a trial trains.
+        seed: of the trainings and of what is tried.
+        tell: called with a line after every trial.
+
+    Raises:
+        DivergedError: no trial ended well.
+    """
+    study = _open(journal)
+    while (number := _num_over(study)) < num_trials:
+        # seeded anew from its number, or a resumed study would draw the first trial's options again
+        study.sampler = optuna.samplers.TPESampler(seed=seed * 10_007 + number, n_startup_trials=10)
+        trial = study.ask(space)
+        _run(study, trial, make, data, trainer, seed=seed)
+        tell(_line(study.trials[trial.number], number + 1, num_trials, _best(study)))
+    best = _best(study)
+    if best is None:
+        raise DivergedError(f"{journal}: none of {num_trials} trials ended well; narrow the space, lr first")
+    ended = [trial.state for trial in study.trials if _BROKEN not in trial.user_attrs]
+    return Outcome(
+        best.params,
+        {key: round(best.user_attrs["validation"][key], 6) for key in ("hr@10", OBJECTIVE)},
+        len(ended),
+        ended.count(TrialState.PRUNED),
+        ended.count(TrialState.FAIL),
+        round(sum(trial.user_attrs.get("seconds", 0.0) for trial in study.trials), 1),
+    )
+
+
+def _open(journal: Path) -> optuna.Study:
+    """The study of this journal; a trial that was being made when it was stopped is made again."""
+    study = optuna.create_study(
+        study_name="tune",
+        storage=JournalStorage(JournalFileBackend(str(journal))),
+        direction="maximize",
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=8, n_warmup_steps=3),
+        load_if_exists=True,
+    )
+    for trial in study.get_trials(states=(TrialState.RUNNING,)):
+        study.enqueue_trial(trial.params)
+        optuna.trial.Trial(study, trial._trial_id).set_user_attr(_BROKEN, True)
+        study.tell(trial.number, state=TrialState.FAIL)
+    return study
+
+
+def _run(
+    study: optuna.Study,
+    trial: Trial,
+    make: Callable[[dict[str, Any]], Recommender],
+    data: InteractionData,
+    trainer: TrainerOptions,
+    *,
+    seed: int,
+) -> None:
+    """One trial, told to the study however it ends."""
+    start = time.perf_counter()
+    try:
+        found = validation(make(trial.params), data, trainer, seed=seed, logger=TrialLogger(trial))
+        trial.set_user_attr("validation", found)
+        outcome: dict[str, Any] = {"values": found[OBJECTIVE]}
+    except optuna.TrialPruned:
+        outcome = {"state": TrialState.PRUNED}
+    except DivergedError:
+        outcome = {"state": TrialState.FAIL}
+    trial.set_user_attr("seconds", round(time.perf_counter() - start, 2))
+    study.tell(trial, **outcome)
+
+
+def _num_over(study: optuna.Study) -> int:
+    return sum(trial.state in _OVER and _BROKEN not in trial.user_attrs for trial in study.trials)
+
+
+def _best(study: optuna.Study) -> FrozenTrial | None:
+    done = study.get_trials(states=(TrialState.COMPLETE,))
+    return max(done, key=lambda trial: trial.value or 0.0, default=None)
+
+
+def _line(trial: FrozenTrial, number: int, num_trials: int, best: FrozenTrial | None) -> str:
+    """How a trial ended, and the best so far."""
+    how = f"{trial.value:.4f}" if trial.state == TrialState.COMPLETE else trial.state.name.lower()
+    options = ", ".join(
+        f"{name.removeprefix('recipe.')} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in trial.params.items()
+    )
+    top = f"; best {best.value:.4f}" if best else ""
+    seconds = trial.user_attrs.get("seconds", 0.0)
+    return f"trial {number} of {num_trials}: {OBJECTIVE} {how} in {seconds:.0f} s ({options}){top}"

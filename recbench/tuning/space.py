@@ -1,0 +1,83 @@
+"""What a search may vary, and a method's configuration with something else in its place."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from recbench.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from optuna.distributions import BaseDistribution
+
+Space = dict[str, "BaseDistribution"]
+
+
+def read_space(content: Mapping[str, Any], path: Path, *, known: set[str]) -> Space:
+    """What may be varied: option -> distribution, for the options that are `known`.
+
+    An entry is `{choices: [...]}`, or `{low: , high: }` with `log: true` or `step:`; integers stay so.
+
+    Raises:
+        DataError: an entry is of another form.
+        UsageError: none of the options is known.
+    """
+    space = {}
+    for name, entry in content.items():
+        try:
+            found = _distribution(**entry)
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f"{path}: {name}: {error}; write {{choices: [a, b]}} or {{low: 1, high: 9}}"
+            ) from None
+        if name in known:
+            space[name] = found
+    if not space:
+        raise UsageError(
+            f"{path}: the method has none of the options {', '.join(content)}; give --space FILE"
+        )
+    return space
+
+
+def _distribution(
+    *,
+    choices: list[Any] | None = None,
+    low: float | None = None,
+    high: float | None = None,
+    step: float | None = None,
+    log: bool = False,
+) -> BaseDistribution:
+    if choices is not None:
+        return CategoricalDistribution(choices)
+    if low is None or high is None:
+        raise ValueError("neither choices nor both low and high")
+    if isinstance(low, int) and isinstance(high, int):
+        return IntDistribution(low, high, log=log, step=int(step or 1))
+    return FloatDistribution(low, high, log=log, step=step)
+
+
+def options_of(init_args: Mapping[str, Any], prefix: str = "") -> set[str]:
+    """Dotted names of a method's options, such as `dim` and `recipe.lr`."""
+    found = set()
+    for name, value in init_args.items():
+        if isinstance(value, dict):
+            found |= options_of(value, f"{prefix}{name}.")
+        found.add(f"{prefix}{name}")
+    return found
+
+
+def with_options(model: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """A method's configuration with these dotted `options` in place of its own."""
+    changed = copy.deepcopy(dict(model))
+    for name, value in options.items():
+        place = changed["init_args"]
+        *parents, last = name.split(".")
+        for parent in parents:
+            place = place[parent]
+        place[last] = value
+    return changed
