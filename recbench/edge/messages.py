@@ -306,12 +306,12 @@ def decode(frame: bytes, *, limit: int = MAX_FRAME) -> Message:
 
 
 def checksum(frame: bytes) -> int:
-    """The CRC-32 at the end of a frame, by which a question is known."""
+    """The CRC-32 at the end of a frame, by which a question is known; of a whole frame only."""
     value: int = _CRC.unpack_from(frame, len(frame) - _CRC.size)[0]
     return value
 
 
 def answers(frame: bytes) -> int:
-    """The checksum of the question that a frame answers."""
+    """The checksum of the question that a frame answers; of a whole frame only."""
     value: int = _HEAD.unpack_from(frame)[3]
     return value

@@ -186,3 +186,7 @@ class Server:
     def run(self) -> None:
         """Serve until the process is asked to end; what is under way is finished."""
         self._server.run(sockets=[self._socket])
+
+    def stop(self) -> None:
+        """Ask `run`, in another thread, to return."""
+        self._server.should_exit = True

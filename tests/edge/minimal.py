@@ -68,7 +68,7 @@ class Fusion(Brain):
         """Mean shift between the list's order and the device's own."""
         items, _ = lists.stacked(replies)
         own = self.model.score(batch, items).masked_fill(items == 0, -torch.inf)
-        places = own.argsort(1, descending=True, stable=True).argsort(1)
+        places = own.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
         return (places - torch.arange(items.shape[1])).abs().double().mean(1).numpy()
 
 
