@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from recbench import __doc__ as about
-from recbench import __version__, commands, runs
+from recbench import __version__, commands, doctor, runs
 from recbench.config import nearest
 from recbench.errors import FaultyFileError, RecbenchError, ResourceError, UsageError
 from recbench.parse import parse
@@ -40,6 +40,9 @@ COMMANDS: dict[str, Callable[..., object]] = {
     "data prepare": commands.data_prepare,
     "data check": commands.data_check,
     "data stats": commands.data_stats,
+    "weights list": commands.weights_list,
+    "weights get": commands.weights_get,
+    "doctor": doctor.doctor,
 }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import difflib
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,7 +101,7 @@ def expand(argv: Sequence[str], *, trainer: str = "cpu") -> list[str]:
         option, equals, value = word.partition("=")
         kind = option.removeprefix("--")
         if option != f"--{kind}" or kind not in ("config", *NAMED):
-            typed.append(word)
+            typed.append(f"{option}.name{equals}{value}" if _is_language_model(option) else word)
         else:
             value = value if equals else next(words, "")
             if not value or value.startswith("--"):
@@ -109,9 +110,24 @@ def expand(argv: Sequence[str], *, trainer: str = "cpu") -> list[str]:
     return files + typed
 
 
+def _is_language_model(key: str) -> bool:
+    """Whether an option is a language model, whose name may stand for it: it is called `lm`, or `..._lm`."""
+    return re.fullmatch(r"(?:.*[._])?lm", key) is not None
+
+
+def _named(content: Any) -> Any:
+    """`lm: smollm2-135m` in a file is `lm: {name: smollm2-135m}`."""
+    if not isinstance(content, dict):
+        return content
+    return {
+        key: {"name": value} if isinstance(value, str) and _is_language_model(str(key)) else _named(value)
+        for key, value in content.items()
+    }
+
+
 def _config(content: dict[str, Any]) -> str:
     try:
-        return f"--config={json.dumps(content)}"
+        return f"--config={json.dumps(_named(content))}"
     except TypeError as error:
         raise DataError(f"a configuration holds plain values only: {error}") from None
 

@@ -106,6 +106,7 @@ class Stage:
         recipe: how; unused by a closed form.
         solve: where given, called instead of `Trainer.fit`: training by counting or linear algebra.
         trainer: further options of the Lightning Trainer.
+        seed: added to the run's, so that copies of a method see other batches and draw other masks.
     """
 
     name: str
@@ -114,6 +115,7 @@ class Stage:
     recipe: Recipe = field(default_factory=Recipe)
     solve: Callable[[], None] | None = None
     trainer: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
 
 
 class Recommender(LightningModule, ABC):
@@ -134,7 +136,7 @@ class Recommender(LightningModule, ABC):
 
     @property
     def track(self) -> str:
-        """Ends the protocol's name where figures must not stand beside those of others; empty where they may."""
+        """Ends the protocol's name where figures must not stand beside others; empty where they may."""
         return ""
 
     @abstractmethod
@@ -156,6 +158,10 @@ class Recommender(LightningModule, ABC):
     @abstractmethod
     def target_ranks(self, batch: SequenceBatch) -> TargetRanks:
         """Where each target comes among all items; what the evaluator reads."""
+
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the record should know of the trained method, a line each."""
+        return ()
 
     def training_step(self, batch: SequenceBatch, batch_idx: int) -> Tensor:  # noqa: ARG002
         """One step; stops the run at the first loss that is no number."""
@@ -182,9 +188,8 @@ class Recommender(LightningModule, ABC):
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW with the recipe's schedule, stepped per batch."""
         recipe = self.recipe
-        optimizer = torch.optim.AdamW(
-            self.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True
-        )
+        trained = [weight for weight in self.parameters() if weight.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
         total = max(1, int(self.trainer.estimated_stepping_batches))
         schedule = LambdaLR(optimizer, lambda step: _lr_factor(recipe, step, total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
