@@ -159,7 +159,7 @@ def _judge(
     update: dict[str, Any] = {
         "metrics": estimates(tested.ranks),
         "num_users": len(tested.users),
-        "note": "; ".join((*data.notes(), *tested.notes())),
+        "note": "; ".join((*data.notes(), *tested.notes(), *model.notes())),
         "validation": means(evaluate(model, data, split="validation").ranks),
         "stages": costs,
         "latency": {model.side: request_latency(model, data)},

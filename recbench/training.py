@@ -85,7 +85,9 @@ def train(
         if stage.solve is not None:
             cost = _timed(stage.solve)
         else:
-            cost = _train_by_gradient(stage, folder, options, seed=seed, resume=resume, logger=logger)
+            cost = _train_by_gradient(
+                stage, folder, options, seed=seed + stage.seed, resume=resume, logger=logger
+            )
         content = {"weights": stage.module.state_dict(), "cost": cost.model_dump()}
         checkpoint.save(content, finished, owner=owner)
     for leftover in (folder / f"{stage.name}.last.ckpt", folder / f"{stage.name}.best.ckpt"):

@@ -57,8 +57,11 @@ class SequenceBatch:
 
     def rows(self, chosen: slice) -> SequenceBatch:
         """The same for some of the users."""
-        cut = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return SequenceBatch(**{name: value if value is None else value[chosen] for name, value in cut.items()})
+        cut: dict[str, Any] = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            cut[field.name] = value if value is None else value[chosen]
+        return SequenceBatch(**cut)
 
     def next_items(self) -> Tensor:
         """(B, L): the item that follows each position of the history; the last one is the target."""

@@ -9,6 +9,7 @@ in the loop.
 
 from __future__ import annotations
 
+import copy
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -22,7 +23,7 @@ from recbench.data.batch import SequenceBatch
 from recbench.data.candidates import Candidates, is_candidate
 from recbench.data.catalog import Catalog
 from recbench.data.protocol import DEFAULT_SHARE, Protocol
-from recbench.data.samples import cut, is_drawn
+from recbench.data.samples import TrainSamples, cut, is_drawn
 from recbench.data.sequences import BatchLoader, Sequences
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from recbench.data.prepare import Prepared
-    from recbench.data.samples import Samples, TrainSamples
+    from recbench.data.samples import Samples
     from recbench.data.selection import Selection
     from recbench.data.tables.columns import Columns
 
@@ -101,6 +102,7 @@ class InteractionData(LightningDataModule):
         self._next_epoch = 1
         self._prepared: Prepared | None = None
         self._is_training = False
+        self._learnt: NDArray[np.int64] | None = None
 
     @classmethod
     def of(cls, prepared: Prepared, **options: Any) -> Self:
@@ -193,6 +195,26 @@ class InteractionData(LightningDataModule):
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         flat = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
         return Sequences(self.sequences.items[flat], offsets)
+
+    def restricted(self, users: NDArray[np.int64], *, items: NDArray[np.int64] | None = None) -> Self:
+        """The same data with only these users, of whom only steps to `items` are learnt; None for all items.
+
+        What is evaluated is every item's place, as before.
+        """
+        other = copy.copy(self)
+        other._users = {"known": np.sort(users), "heldout": np.empty(0, np.int64)}
+        other._learnt = items
+        other._cut_samples("positions")
+        return other
+
+    def train_bags(self, num_users: int) -> Iterator[torch.Tensor]:
+        """(B, L) the training items of each known user, oldest first, `num_users` users at a time."""
+        users = self.users("known")
+        for start in range(0, len(users), num_users):
+            some = users[start : start + num_users]
+            stops = self._splits.train_stop[some]
+            lengths = stops - self.sequences.offsets[some]
+            yield torch.from_numpy(self.sequences.windows(stops, lengths))
 
     def batched(self, batch_size: int, seed: int, *, samples: Samples = "positions") -> Self:
         """Use `batch_size` samples per training step, in an order that `seed` and the epoch decide."""
@@ -318,7 +340,11 @@ class InteractionData(LightningDataModule):
         """Cut the known users' training items."""
         users = self._users["known"]
         starts, stops = self.sequences.offsets[users], self._splits.train_stop[users]
-        return cut(self._sampling, users, starts, stops, max_len=self.max_len, rng=rng)
+        found = cut(self._sampling, users, starts, stops, max_len=self.max_len, rng=rng)
+        if self._learnt is None:
+            return found
+        is_learnt = np.isin(self.sequences.items[found.stop], self._learnt)
+        return TrainSamples(*(column[is_learnt] for column in found))
 
     def _epoch(self) -> list[NDArray[np.int64]]:
         """Batches of the next epoch: shuffle, bring equal lengths together, cut, shuffle the batches."""

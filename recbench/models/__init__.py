@@ -3,6 +3,7 @@
 from recbench.models.bert4rec import BERT4Rec
 from recbench.models.bsarec import BSARec
 from recbench.models.caser import Caser
+from recbench.models.code_lm import CodeLM
 from recbench.models.din import DIN
 from recbench.models.ease import EASE
 from recbench.models.fdsa import FDSA
@@ -10,11 +11,14 @@ from recbench.models.gru4rec import GRU4Rec
 from recbench.models.hgn import HGN
 from recbench.models.hstu import HSTU
 from recbench.models.itemknn import ItemKNN
+from recbench.models.l3rec import L3Rec
 from recbench.models.last_item import LastItem
 from recbench.models.lightgcn import LightGCN
 from recbench.models.mf import MF
 from recbench.models.mlp import MLP
 from recbench.models.multvae import MultVAE
+from recbench.models.p5 import P5
+from recbench.models.pod import POD
 from recbench.models.popularity import Popularity
 from recbench.models.s3rec import S3Rec
 from recbench.models.sasrec import SASRec
@@ -29,11 +33,15 @@ __all__ = [
     "HSTU",
     "MF",
     "MLP",
+    "P5",
+    "POD",
     "BERT4Rec",
     "BSARec",
     "Caser",
+    "CodeLM",
     "GRU4Rec",
     "ItemKNN",
+    "L3Rec",
     "LastItem",
     "LightGCN",
     "MultVAE",

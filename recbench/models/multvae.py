@@ -95,6 +95,14 @@ class MultVAE(DotScorer):
         divergence = (mean.square() + log_variance.exp() - 1 - log_variance).sum() / 2
         return (per_item * (bag != 0).sum() + self._current_kl_weight() * divergence) / len(bag)
 
+    def latent(self, bag: Tensor) -> Tensor:
+        """(B, L) different items, 0 where fewer -> (B, D) where their owners are placed."""
+        return self._posterior(bag)[0]
+
+    def placed(self, latent: Tensor) -> Tensor:
+        """(B, D) -> (B, H) the same among the output layer's vectors of items."""
+        return self._decode(latent)[:, :-1]
+
     def encode(self, batch: SequenceBatch) -> Tensor:
         """(B, H + 1): the decoder's last layer at the mean, and the 1 that meets the bias."""
         return self._decode(self._posterior(distinct(batch.history))[0])

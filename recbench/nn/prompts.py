@@ -23,7 +23,7 @@ _SLOT = re.compile(r"\{(\w+)\}")
 
 
 class Block(NamedTuple):
-    """(B or 1, n) `tokens`, PAD where absent, and of each whether it is UNCOUNTED, or FIRST or INNER of a word."""
+    """(B or 1, n) `tokens`, PAD where absent, and their `role`: UNCOUNTED, or FIRST or INNER of a word."""
 
     tokens: Tensor
     role: Tensor

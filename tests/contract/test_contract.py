@@ -44,6 +44,7 @@ SMALL = {
     "dim": 32,
     "hidden": 32,
     "num_heads": 2,
+    "pretrained": "",
     "recipe.lr": 0.01,
     "recipe.weight_decay": 0.0,
     "recipe.batch_size": 32,

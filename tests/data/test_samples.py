@@ -52,12 +52,10 @@ def test_every_item_but_the_first_is_a_target_once(
 
 
 def drawn(how: Callable[..., TrainSamples], num_items: int, *, max_len: int = 50) -> set[tuple[int, int]]:
-    """All (place of the target, inputs before it) that a user of so many training items, from 1, ever gives."""
+    """All (place of the target, inputs before it) that a user with so many training items ever gives."""
     many = 5_000
     starts = np.full(many, 100)
-    samples = how(
-        np.arange(many), starts, starts + num_items, max_len=max_len, rng=np.random.default_rng(0)
-    )
+    samples = how(np.arange(many), starts, starts + num_items, max_len=max_len, rng=np.random.default_rng(0))
     assert samples.user.tolist() == (list(range(many)) if num_items > 1 else [])
     return {(stop - 99, length) for _, stop, length in rows(samples)}
 
@@ -70,7 +68,9 @@ def test_segments_of_p5_start_in_the_first_three_items_and_end_in_the_last_three
 
 def test_segments_of_pod_start_and_end_anywhere() -> None:
     assert drawn(pod_segments, 4) == {(t, t - first) for t in (2, 3, 4) for first in range(1, t)}
-    assert drawn(pod_segments, 6, max_len=2) == {(t, min(t - first, 2)) for t in range(2, 7) for first in range(1, t)}
+    assert drawn(pod_segments, 6, max_len=2) == {
+        (t, min(t - first, 2)) for t in range(2, 7) for first in range(1, t)
+    }
 
 
 @pytest.mark.parametrize("how", [p5_segments, pod_segments])
