@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 import torch
 
-from recbench.models.base import Ranking
-from recbench.nn.ranking import TargetRanks
+from recbench.nn.ranking import Ranking, TargetRanks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

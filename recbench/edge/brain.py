@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 
     from recbench.data.batch import SequenceBatch
     from recbench.edge.messages import Question, Reply
-    from recbench.models.base import Ranking
-    from recbench.nn.ranking import TargetRanks
+    from recbench.nn.ranking import Ranking, TargetRanks
 
 
 class Ranker(Protocol):

@@ -12,8 +12,7 @@ import numpy as np
 import torch
 
 from recbench.edge.messages import Candidates, History
-from recbench.models.base import Ranking
-from recbench.nn.ranking import TargetRanks
+from recbench.nn.ranking import Ranking, TargetRanks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from recbench.data.samples import Samples  # noqa: TC001 - the command line reads the annotation
 from recbench.errors import DivergedError
+from recbench.nn.ranking import Ranking as Ranking  # methods import it from here
 from recbench.nn.ranking import RankMetrics, TargetRanks, rank_by_counting
 
 if TYPE_CHECKING:
@@ -47,13 +48,6 @@ class Paper(NamedTuple):
     venue: str
     year: int
     url: str
-
-
-class Ranking(NamedTuple):
-    """The answer to a request: (B, k) items, best first, and scores; item 0 where fewer than k exist."""
-
-    items: Tensor
-    scores: Tensor
 
 
 @dataclass(frozen=True)

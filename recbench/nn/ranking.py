@@ -18,6 +18,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+class Ranking(NamedTuple):
+    """The answer to a request: (B, k) items, best first, and scores; item 0 where fewer than k exist."""
+
+    items: Tensor
+    scores: Tensor
+
+
 class TargetRanks(NamedTuple):
     """(B,) 1-based `rank` of each target, mean over ties, inf if not listed; (B,) `ties`, itself included."""
 
