@@ -56,7 +56,7 @@ def choose_anchors(reaches: Tensor, num_anchors: int) -> Tensor:
     return torch.tensor(chosen, device=table.device)
 
 
+def random_like(members: Tensor, generator: torch.Generator) -> Tensor:
     """(q, U) communities as large, of users drawn at random: the control of what locality is worth."""
-    """(q, U) communities of the same sizes, of users drawn at random: the control of what locality is worth."""
     order = torch.rand(members.shape, generator=generator).argsort(1).argsort(1)
     return order < members.sum(1, keepdim=True)
