@@ -120,8 +120,8 @@ def top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     sort is kept for batches where an equal of the last one kept is left out.
     """
     values, places = scores.topk(k, dim=1)
-    bar = values[:, -1:]
-    if ((scores >= bar) & ~bar.isneginf()).sum(1).gt(k).any():
+    last = values[:, -1]
+    if (((scores >= last[:, None]).sum(1) > k) & ~last.isneginf()).any():
         order = scores.argsort(dim=1, descending=True, stable=True)[:, :k]
         return scores.gather(1, order), order
     places = places.sort(dim=1).values

@@ -54,15 +54,30 @@ class T5Decoder:
         for block in self._blocks:
             block.forget()
         begin = torch.full((self._num_users, 1), PAD, device=self._table.device)
-        return self.step(begin, torch.zeros_like(begin))[:, 0]
+        self._prefixes = torch.zeros_like(begin)  # (B, K) equal where beams have written the same codes
+        return self.step(begin, self._prefixes)[:, 0]
 
     def step(self, tokens: Tensor, parents: Tensor) -> Tensor:
         """(B, K, V) logits of what follows `tokens`, each written after the `parents`' of the last call."""
-        hidden = F.embedding(tokens, self._table)  # (B, K, D)
         bias = self._place_bias(1 + self._blocks[0].num_codes)
-        for block in self._blocks:
-            hidden = block.step(hidden, parents, bias, self._visible)
+        hidden = self._read(tokens, parents, bias)
+        for number, block in enumerate(self._blocks):
+            if number:
+                hidden = block.over_codes(hidden, parents, bias)
+            hidden = block.over_source(hidden, self._visible)
         return self._head(self._stack.final_layer_norm(hidden))
+
+    def _read(self, tokens: Tensor, parents: Tensor, bias: Tensor) -> Tensor:
+        """(B, K, D) the first block's attention over the codes, once for all beams that wrote the same.
+
+        It is all that happens before a beam looks at its user's source; the first codes are far fewer than
+        the beams of a batch.
+        """
+        prefixes = self._prefixes.gather(1, parents) * len(self._table) + tokens
+        distinct, self._prefixes = prefixes.unique(return_inverse=True)
+        hidden = F.embedding(distinct % len(self._table), self._table)[None]
+        hidden = self._blocks[0].over_codes(hidden, (distinct // len(self._table))[None], bias)
+        return hidden[0, self._prefixes]
 
     def _place_bias(self, length: int) -> Tensor:
         """(1, 1, T, H, 1) what the last of `length` codes adds to its attention to each."""
@@ -97,9 +112,12 @@ class _Block:
         """How many codes the beams have read."""
         return 0 if self._written is None else self._written.shape[3]
 
-    def step(self, hidden: Tensor, parents: Tensor, bias: Tensor, visible: Tensor | None) -> Tensor:
-        """(B, K, D) -> (B, K, D)."""
-        hidden = hidden + self._over_codes(self._own.layer_norm(hidden), parents, bias)
+    def over_codes(self, hidden: Tensor, parents: Tensor, bias: Tensor) -> Tensor:
+        """(B, K, D) -> (B, K, D), the first part."""
+        return hidden + self._over_codes(self._own.layer_norm(hidden), parents, bias)
+
+    def over_source(self, hidden: Tensor, visible: Tensor | None) -> Tensor:
+        """(B, K, D) -> (B, K, D), the second part and the feed-forward one."""
         hidden = hidden + self._over_source(self._cross.layer_norm(hidden), visible)
         fed: Tensor = self._feed.DenseReluDense(self._feed.layer_norm(hidden))
         return hidden + fed

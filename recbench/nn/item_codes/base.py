@@ -47,13 +47,16 @@ class ItemCodes(ABC):
 
         Raises:
             LookupError: the data set lacks what the items are to be written by.
+            ValueError: this way writes two items alike, or leaves its vocabulary.
         """
         num_codes, num_tokens = self.shape(catalog.num_items)
         tokens = np.full((catalog.num_items + 1, num_codes), PAD, dtype=np.int64)
         tokens[1:] = self.codes(catalog, sequences)
         name = type(self).__name__
-        assert END <= tokens[1:, 0].min() <= tokens.max() < num_tokens, f"{name} left its vocabulary"
-        assert len(np.unique(tokens, axis=0)) == len(tokens), f"{name} wrote two items alike"
+        if not END <= tokens[1:, 0].min() <= tokens.max() < num_tokens:
+            raise ValueError(f"{name} wrote tokens outside the {num_tokens:,} that its shape names")
+        if len(np.unique(tokens, axis=0)) < len(tokens):
+            raise ValueError(f"{name} wrote two items alike; an item must be told by its codes")
         return tokens
 
     def read(self, tokens: NDArray[np.int64], written: NDArray[np.int64]) -> NDArray[np.int64]:
