@@ -29,7 +29,8 @@ def parse(function: Callable[..., object], argv: Sequence[str], *, prog: str) ->
 
     wanted = inspect.signature(function).parameters
     flags = {f"--{name}" for name, parameter in wanted.items() if parameter.default is False}
-    words = [f"{word}=true" if word in flags else word for word in argv]
+    words = [_underscored(word) for word in argv]
+    words = [f"{word}=true" if word in flags else word for word in words]
     words = expand(words) if RESOLVED in wanted else words
     parser = _parser(function, prog)
     try:
@@ -43,6 +44,12 @@ def parse(function: Callable[..., object], argv: Sequence[str], *, prog: str) ->
         raise UsageError(str(error)) from error
     built[RESOLVED] = {name: plain[name] for name in wanted if name in plain}
     return {name: built[name] for name in wanted}
+
+
+def _underscored(word: str) -> str:
+    """`--token-file=a-b` as `--token_file=a-b`."""
+    name, equals, value = word.partition("=")
+    return f"--{name[2:].replace('-', '_')}{equals}{value}" if name.startswith("--") else word
 
 
 def _parser(function: Callable[..., object], prog: str) -> ArgumentParser:

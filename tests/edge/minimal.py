@@ -5,6 +5,7 @@ Kept where a process of its own can import it: the tests of two processes train 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -13,7 +14,7 @@ from recbench.edge import lists
 from recbench.edge.brain import Brain
 from recbench.edge.cloud import Cloud, Lister
 from recbench.edge.messages import Candidates, History
-from recbench.models import GRU4Rec, LastItem, SASRec
+from recbench.models import GRU4Rec, LastItem, Popularity, SASRec
 from recbench.models.base import Paper, Recipe, Stage
 from recbench.models.collaborative import Boundary, Collaborative
 from recbench.nn.losses import FullSoftmax
@@ -84,7 +85,8 @@ class Minimal(Collaborative):
     """Two methods of ours, one on each side.
 
     Args:
-        cloud: lists candidates.
+        cloud: lists candidates: LastItem or SASRec.
+        device: reranks them: GRU4Rec or Popularity.
         num_candidates: how many.
         boundary: between the sides.
         recipe: of both.
@@ -96,6 +98,7 @@ class Minimal(Collaborative):
         self,
         *,
         cloud: str = "LastItem",
+        device: str = "GRU4Rec",
         num_candidates: int = 50,
         boundary: Boundary = Boundary(),
         recipe: Recipe = TINY,
@@ -106,7 +109,9 @@ class Minimal(Collaborative):
             if cloud == "LastItem"
             else SASRec(dim=16, num_layers=1, num_heads=1, hidden=16, loss=FullSoftmax(), recipe=recipe)
         )
-        self.device_model = GRU4Rec(dim=8, hidden=8, num_layers=1, recipe=recipe)
+        self.device_model: Scorer = Popularity()
+        if device == "GRU4Rec":
+            self.device_model = GRU4Rec(dim=8, hidden=8, num_layers=1, recipe=recipe)
         self.num_candidates = num_candidates
 
     def build(self, catalog: Catalog) -> None:
@@ -115,9 +120,9 @@ class Minimal(Collaborative):
         self.device_model.build(catalog)
 
     def stages(self, data: InteractionData) -> Iterator[Stage]:
-        (cloud,) = self.cloud.stages(data)
-        yield Stage("cloud", self.cloud, data, cloud.recipe, solve=cloud.solve)
-        yield Stage("device", self.device_model, data, self.recipe)
+        for name, model in (("cloud", self.cloud), ("device", self.device_model)):
+            for stage in model.stages(data):
+                yield replace(stage, name=name)
 
     def cloud_side(self) -> Cloud:
         return Cloud({History: Lister(self.cloud, num_items=self.num_items, version=self.version)})

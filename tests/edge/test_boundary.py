@@ -288,9 +288,7 @@ class TestACloudThatIsWrong:
 
 
 class TestLag:
-    def test_without_asking_the_device_reranks_the_old_list(
-        self, model: Minimal, data: InteractionData
-    ) -> None:
+    def test_unasked_the_device_reranks_the_old_list(self, model: Minimal, data: InteractionData) -> None:
         model.cross(Boundary(policy=Never(), lag=2))
         batch = data.request(USERS)
         found = model.answer(batch)
@@ -307,9 +305,7 @@ class TestLag:
         model.cross(Boundary(lag=2))
         assert same(model.recommend(batch, 10), fresh)
 
-    def test_when_the_network_fails_the_old_list_is_there(
-        self, model: Minimal, data: InteractionData
-    ) -> None:
+    def test_without_a_network_the_old_list_is_there(self, model: Minimal, data: InteractionData) -> None:
         batch = data.request(USERS)
         model.cross(Boundary(policy=Never(), lag=2))
         old = model.recommend(batch, 10)
