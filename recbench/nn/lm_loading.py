@@ -67,7 +67,7 @@ def load(options: LanguageModelOptions) -> Loaded:
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
         model = _kind(transformers, config).from_pretrained(folder, config=config, **how)
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, KeyError, package("safetensors").SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise DataError(f"{folder}: no model that transformers can load ({reason})") from None
     _keep_layout(model)
