@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from recbench.models.base import Paper, Recipe, at_least
-from recbench.models.causal import CausalScorer, check_prefixes, initialise
+from recbench.models.causal import BlockScorer, check_prefixes, initialise
 from recbench.nn.attention import SelfAttention, causal_mask, check_heads
 from recbench.nn.dropout import Dropout, check_rate
 
@@ -129,7 +129,7 @@ class BSARecBlock(nn.Module):
         return out
 
 
-class BSARec(CausalScorer):
+class BSARec(BlockScorer):
     """Self-attention beside a Fourier filter of the history (Shin et al., AAAI 2024).
 
     Args:
@@ -201,16 +201,8 @@ class BSARec(CausalScorer):
         )
         self.apply(initialise)
 
-    def hidden_states(self, history: Tensor) -> Tensor:
-        """(B, L) items -> (B, L', D) states of the newest `max_len` items; all have seen all of them."""
-        return self._encode(history, newest_only=False)
-
-    def newest_state(self, history: Tensor) -> Tensor:
-        """(B, L) items -> (B, D); the last block computes one position only."""
-        return self._encode(history, newest_only=True)[:, -1]
-
-    def _encode(self, history: Tensor, *, newest_only: bool) -> Tensor:
-        history = history[:, -self.max_len :]
+    def run_blocks(self, history: Tensor, *, newest_only: bool) -> Tensor:
+        """(B, L) items -> (B, L, D) states; all have seen all of them."""
         mask = causal_mask(history)
         real = None if mask is None else (history != 0)[..., None]
         from_newest = torch.arange(history.shape[1] - 1, -1, -1, device=history.device)

@@ -81,6 +81,27 @@ class CausalScorer(DotScorer):
         return F.normalize(vectors, dim=-1) if self.criterion.cosine else vectors
 
 
+class BlockScorer(CausalScorer):
+    """Blocks over the newest items, of which the last one can be asked for the newest position alone.
+
+    Subclasses set `max_len`, the most recent items that are looked at.
+    """
+
+    max_len: int
+
+    @abstractmethod
+    def run_blocks(self, history: Tensor, *, newest_only: bool) -> Tensor:
+        """(B, L) items, L at most `max_len` -> (B, L, D) states; with `newest_only` (B, 1, D), the last."""
+
+    def hidden_states(self, history: Tensor) -> Tensor:
+        """(B, L) items -> (B, L', D) states of the newest `max_len` items."""
+        return self.run_blocks(history[:, -self.max_len :], newest_only=False)
+
+    def newest_state(self, history: Tensor) -> Tensor:
+        """(B, L) items -> (B, D); the last block computes one position only."""
+        return self.run_blocks(history[:, -self.max_len :], newest_only=True)[:, -1]
+
+
 def check_prefixes(recipe: Recipe, *, what: str) -> None:
     """Refuse samples of which every position learns, for encoders that look both ways.
 

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from recbench.models.base import Paper, Recipe, at_least
-from recbench.models.causal import CausalScorer, initialise
+from recbench.models.causal import BlockScorer, initialise
 from recbench.nn.attention import causal_mask, check_heads
 from recbench.nn.dropout import check_rate
 from recbench.nn.encoder import SequenceEncoder
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from recbench.nn.losses import Loss
 
 
-class FDSA(CausalScorer):
+class FDSA(BlockScorer):
     """Self-attention over items and over their features (Zhang et al., IJCAI 2019).
 
     Args:
@@ -86,16 +86,8 @@ class FDSA(CausalScorer):
         self.join = nn.Linear(2 * self.dim, self.dim)
         self.apply(initialise)
 
-    def hidden_states(self, history: Tensor) -> Tensor:
-        """(B, L) items -> (B, L', D) states of the newest `max_len` items."""
-        return self._encode(history, newest_only=False)
-
-    def newest_state(self, history: Tensor) -> Tensor:
-        """(B, L) items -> (B, D); the last blocks ask for one position only."""
-        return self._encode(history, newest_only=True)[:, -1]
-
-    def _encode(self, history: Tensor, *, newest_only: bool) -> Tensor:
-        history = history[:, -self.max_len :]
+    def run_blocks(self, history: Tensor, *, newest_only: bool) -> Tensor:
+        """(B, L) items -> (B, L, D) states: both streams, joined."""
         mask = causal_mask(history)
         items = self.item_stream(self.items(history), mask, newest_only=newest_only)
         features = self.feature_stream(self.features(history), mask, newest_only=newest_only)

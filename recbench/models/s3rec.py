@@ -22,7 +22,7 @@ import torch.nn.functional as F  # noqa: N812 - PyTorch's own name for it
 from torch import nn
 
 from recbench.models.base import DotScorer, Paper, Recipe, Stage, at_least
-from recbench.models.causal import CausalScorer, initialise
+from recbench.models.causal import BlockScorer, initialise
 from recbench.nn.attention import causal_mask, check_heads, padding_mask
 from recbench.nn.dropout import check_rate
 from recbench.nn.encoder import SequenceEncoder
@@ -72,7 +72,7 @@ class Objectives:
             raise ValueError(f"mask_rate must lie in 0..1, 1 excluded, got {self.mask_rate}")
 
 
-class S3Rec(CausalScorer):
+class S3Rec(BlockScorer):
     """Pre-training on items, attributes and segments, then SASRec (Zhou et al., CIKM 2020).
 
     Args:
@@ -142,16 +142,8 @@ class S3Rec(CausalScorer):
         yield Stage("pretrain", pretraining, data, self.pretraining)
         yield Stage("train", self, data, self.recipe)
 
-    def hidden_states(self, history: Tensor) -> Tensor:
-        """(B, L) items -> (B, L', D) states of the newest `max_len` items."""
-        return self._encode(history, newest_only=False)
-
-    def newest_state(self, history: Tensor) -> Tensor:
-        """(B, L) items -> (B, D); the last block asks for one position only."""
-        return self._encode(history, newest_only=True)[:, -1]
-
-    def _encode(self, history: Tensor, *, newest_only: bool) -> Tensor:
-        history = history[:, -self.max_len :]
+    def run_blocks(self, history: Tensor, *, newest_only: bool) -> Tensor:
+        """(B, L) items -> (B, L, D) states."""
         out: Tensor = self.encoder(self.items(history), causal_mask(history), newest_only=newest_only)
         return out
 

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from recbench.models.base import Paper, Recipe, at_least
-from recbench.models.causal import CausalScorer, initialise
+from recbench.models.causal import BlockScorer, initialise
 from recbench.nn.attention import TransformerBlock, causal_mask, check_heads
 from recbench.nn.dropout import Dropout, check_rate
 from recbench.nn.losses import Loss  # noqa: TC001 - the command line reads the annotation
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from recbench.data.catalog import Catalog
 
 
-class SASRec(CausalScorer):
+class SASRec(BlockScorer):
     """Self-attention over the history (Kang & McAuley, ICDM 2018).
 
     Args:
@@ -97,16 +97,8 @@ class SASRec(CausalScorer):
         self.output_norm = nn.LayerNorm(self.dim)
         self.apply(initialise)
 
-    def hidden_states(self, history: Tensor) -> Tensor:
-        """(B, L) items -> (B, L', D) states of the newest `max_len` items."""
-        return self._encode(history, newest_only=False)
-
-    def newest_state(self, history: Tensor) -> Tensor:
-        """(B, L) items -> (B, D); the last block asks for one position only."""
-        return self._encode(history, newest_only=True)[:, -1]
-
-    def _encode(self, history: Tensor, *, newest_only: bool) -> Tensor:
-        history = history[:, -self.max_len :]
+    def run_blocks(self, history: Tensor, *, newest_only: bool) -> Tensor:
+        """(B, L) items -> (B, L, D) states, each of which has seen the items up to its own."""
         x = self.items(history)
         if self.places is not None:
             x = x + self.places(self._places(history))

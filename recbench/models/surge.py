@@ -6,8 +6,8 @@ GRU whose gates attention to the candidate moves reads it; a net of its state, o
 the candidate gives the score. Pooling begins above `pool_len` items: for histories of about eight, as on
 Amazon, nothing is pooled and SURGE is attention along a graph and a GRU.
 
-Ranking is in two stages. A recurrence per candidate is some 10^5 multiplications for eight items, 10^13 for
-each pass over the users and items of Beauty: more than an hour of a core. And no server could do it per
+Ranking is in two stages. A recurrence per candidate is 1.6 x 10^5 multiplications for eight items, 4 x 10^13
+for each pass over the users and items of Beauty: more than an hour of a core. And no server could do it per
 request. So the same encoder, asked with the newest item (`surge_tf`), gives a user vector whose inner product
 chooses `num_listed` items, and only these are scored. What is not listed has no rank: a target among it is a
 miss, never a guess. With `num_listed` 0 the whole catalogue is listed, and ranks are exact among all items.
@@ -30,7 +30,7 @@ B users, L history, C candidates, N items, D width, S listed.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - PyTorch's own name for it
@@ -38,21 +38,14 @@ from torch import Tensor, nn
 
 from recbench.models.base import Paper, Ranking, Recipe, Recommender, at_least
 from recbench.models.causal import check_prefixes
-from recbench.nn.dropout import Dropout, check_rate
-from recbench.nn.interest_graph import InterestEncoder, Interests, check_share
+from recbench.nn.dropout import Dropout
+from recbench.nn.interest_reader import InterestReader, Past, Reading
 from recbench.nn.losses import FullSoftmax, other_items
 from recbench.nn.ranking import TargetRanks, rank_by_counting
 
 if TYPE_CHECKING:
     from recbench.data.batch import SequenceBatch
     from recbench.data.catalog import Catalog
-
-
-class Past(NamedTuple):
-    """What of a history does not depend on the candidate; `user` (B, D) is what lists."""
-
-    interests: Interests
-    user: Tensor
 
 
 class Surge(Recommender):
@@ -97,48 +90,41 @@ class Surge(Recommender):
         recipe: Recipe = Recipe(samples="prefixes"),
     ) -> None:
         super().__init__(recipe)
-        at_least(1, dim=dim, pool_len=pool_len, max_len=max_len, num_negatives=num_negatives)
-        at_least(2, hidden=hidden, attention_hidden=attention_hidden)
+        at_least(1, num_negatives=num_negatives)
+        at_least(2, hidden=hidden)  # the net's second layer has half of it
         at_least(0, num_listed=num_listed)
-        check_share("keep_rate", keep_rate)
-        check_rate(dropout)
-        check_rate(embedding_dropout)
         check_prefixes(recipe, what="the graph joins items both ways")
-        self.dim, self.hidden, self.attention_hidden = dim, hidden, attention_hidden
-        self.keep_rate, self.pool_len, self.max_len = keep_rate, pool_len, max_len
-        self.dropout, self.embedding_dropout = dropout, embedding_dropout
+        self.reading = Reading(
+            dim=dim,
+            hidden=hidden,
+            attention_hidden=attention_hidden,
+            keep_rate=keep_rate,
+            pool_len=pool_len,
+            dropout=dropout,
+            embedding_dropout=embedding_dropout,
+            max_len=max_len,
+        )
         self.num_listed, self.has_shortcut, self.num_negatives = num_listed, has_shortcut, num_negatives
         self.criterion = FullSoftmax()
 
     def build(self, catalog: Catalog) -> None:
-        """Item table, encoder, the map to the user vector that lists, and the net that scores."""
-        self.items = nn.Embedding(catalog.num_items + 1, self.dim, padding_idx=0)
-        # length 1: attention sees products of two, and from small ones stays flat for long
-        nn.init.normal_(self.items.weight, std=self.dim**-0.5)
-        with torch.no_grad():
-            self.items.weight[0].zero_()
-        self.encoder = InterestEncoder(
-            self.dim,
-            hidden=self.hidden,
-            attention_hidden=self.attention_hidden,
-            keep_rate=self.keep_rate,
-            pool_len=self.pool_len,
-            embedding_dropout=self.embedding_dropout,
-        )
-        self.output_dropout = Dropout(self.dropout)
-        self.project = nn.Linear(self.hidden + self.dim, self.dim)
+        """Item table, what reads histories, and the net that scores."""
+        dim, hidden = self.reading.dim, self.reading.hidden
+        self.items = self.reading.item_table(catalog.num_items)
+        self.reader = InterestReader(self.reading)
         self.net = nn.Sequential(
-            nn.Linear(self.hidden + 3 * self.dim, self.hidden),
+            Dropout(self.reading.dropout),
+            nn.Linear(hidden + 3 * dim, hidden),
             nn.ReLU(),
-            nn.Linear(self.hidden, self.hidden // 2),
+            nn.Linear(hidden, hidden // 2),
             nn.ReLU(),
-            nn.Linear(self.hidden // 2, 1),
+            nn.Linear(hidden // 2, 1),
         )
 
     def loss(self, batch: SequenceBatch) -> Tensor:
         """The first stage learns the next item among all, the second among its negatives."""
         negatives = other_items(batch.target, self.num_negatives, num_items=len(self.items.weight) - 1)
-        past = self._past(batch.history)
+        past: Past = self.reader(batch.history, self.items)
         scores = self._meet(past, torch.cat([batch.target[:, None], negatives], dim=1))
         listing = self.criterion(past.user, batch.target, self.items.weight)
         return listing + (scores.logsumexp(1) - scores[:, 0]).mean()
@@ -146,17 +132,17 @@ class Surge(Recommender):
     def score(self, batch: SequenceBatch, items: Tensor) -> Tensor:
         """(B, C) scores of the (B, C) `items`, a block of users and candidates at a time."""
         with torch.autocast(items.device.type, enabled=False):  # half precision ties what differs
-            return self._score(self._past(batch.history), items)
+            return self._score(self.reader(batch.history, self.items), items)
 
     def listed(self, batch: SequenceBatch) -> Tensor:
         """(B, S) items of the first stage, best first, seen ones left out; 0 where fewer may be shown."""
         with torch.autocast(batch.history.device.type, enabled=False):
-            return self._listed(self._past(batch.history), batch.seen, batch.allowed)
+            return self._listed(self.reader(batch.history, self.items), batch.seen, batch.allowed)
 
     def recommend(self, batch: SequenceBatch, k: int) -> Ranking:
         """The best `k` of the listed items; item 0 and a score of -inf where fewer are listed."""
         with torch.autocast(batch.history.device.type, enabled=False):
-            past = self._past(batch.history)
+            past: Past = self.reader(batch.history, self.items)
             items = self._listed(past, batch.seen, batch.allowed)
             scores = self._score(past, items).masked_fill(items == 0, -torch.inf)
         best = scores.topk(min(k, items.shape[1]), dim=1)
@@ -168,27 +154,18 @@ class Surge(Recommender):
         if seen is not None:
             seen = seen.masked_fill(seen == batch.target[:, None], 0)
         with torch.autocast(batch.history.device.type, enabled=False):
-            past = self._past(batch.history)
+            past: Past = self.reader(batch.history, self.items)
             items = F.pad(self._listed(past, seen, batch.allowed), (1, 0))  # column 0 stands for no item
             scores = self._score(past, items)
         is_target = (items == batch.target[:, None]) & (items != 0)
         return rank_by_counting(scores, is_target.int().argmax(1), allowed=items != 0)
 
-    def _past(self, history: Tensor) -> Past:
-        """Graph, fusion and the user vector: the encoder asked with the newest item."""
-        history = history[:, -self.max_len :]
-        real = history != 0
-        x = self.items(history) * real[..., None]
-        interests = self.encoder.fuse(x, real)
-        said = torch.cat(self.encoder.ask(interests, x[:, -1:]), dim=-1)
-        return Past(interests, self.project(self.output_dropout(said))[:, 0])
-
     def _meet(self, past: Past, items: Tensor) -> Tensor:
         """(B, C) scores of (B, C) items, all at once."""
         vector = self.items(items)
-        state, readout = self.encoder.ask(past.interests, vector)
+        state, readout = self.reader.encoder.ask(past.interests, vector)
         seen_as = torch.cat([state, readout, vector, readout * vector], dim=-1)
-        out: Tensor = self.net(self.output_dropout(seen_as))[..., 0]
+        out: Tensor = self.net(seen_as)[..., 0]
         if self.has_shortcut:
             out = out + torch.einsum("bd,bcd->bc", past.user, vector)
         return out

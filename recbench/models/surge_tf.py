@@ -15,13 +15,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-import torch
-from torch import nn
-
-from recbench.models.base import Paper, Recipe, at_least
+from recbench.models.base import Paper, Recipe
 from recbench.models.causal import CausalScorer, check_prefixes
-from recbench.nn.dropout import Dropout, check_rate
-from recbench.nn.interest_graph import InterestEncoder, check_share
+from recbench.nn.interest_reader import InterestReader, Reading
 from recbench.nn.losses import Loss  # noqa: TC001 - the command line reads the annotation
 
 if TYPE_CHECKING:
@@ -68,39 +64,24 @@ class SurgeTF(CausalScorer):
         recipe: Recipe = Recipe(samples="prefixes"),
     ) -> None:
         super().__init__(loss=loss, recipe=recipe)
-        at_least(1, dim=dim, hidden=hidden, pool_len=pool_len, max_len=max_len)
-        at_least(2, attention_hidden=attention_hidden)
-        check_share("keep_rate", keep_rate)
-        check_rate(dropout)
-        check_rate(embedding_dropout)
         check_prefixes(recipe, what="the graph joins items both ways")
-        self.dim, self.hidden, self.attention_hidden = dim, hidden, attention_hidden
-        self.keep_rate, self.pool_len, self.max_len = keep_rate, pool_len, max_len
-        self.dropout, self.embedding_dropout = dropout, embedding_dropout
+        self.reading = Reading(
+            dim=dim,
+            hidden=hidden,
+            attention_hidden=attention_hidden,
+            keep_rate=keep_rate,
+            pool_len=pool_len,
+            dropout=dropout,
+            embedding_dropout=embedding_dropout,
+            max_len=max_len,
+        )
 
     def build(self, catalog: Catalog) -> None:
-        """Item table, encoder, and the map to item space."""
-        self.items = nn.Embedding(catalog.num_items + 1, self.dim, padding_idx=0)
-        # length 1: attention sees products of two, and from small ones stays flat for long
-        nn.init.normal_(self.items.weight, std=self.dim**-0.5)
-        with torch.no_grad():
-            self.items.weight[0].zero_()
-        self.encoder = InterestEncoder(
-            self.dim,
-            hidden=self.hidden,
-            attention_hidden=self.attention_hidden,
-            keep_rate=self.keep_rate,
-            pool_len=self.pool_len,
-            embedding_dropout=self.embedding_dropout,
-        )
-        self.output_dropout = Dropout(self.dropout)
-        self.project = nn.Linear(self.hidden + self.dim, self.dim)
+        """Item table and what reads histories."""
+        self.items = self.reading.item_table(catalog.num_items)
+        self.reader = InterestReader(self.reading)
 
     def hidden_states(self, history: Tensor) -> Tensor:
         """(B, L) items -> (B, 1, D): the one state there is, of the newest `max_len` items."""
-        history = history[:, -self.max_len :]
-        real = history != 0
-        x = self.items(history) * real[..., None]
-        said = torch.cat(self.encoder.ask(self.encoder.fuse(x, real), x[:, -1:]), dim=-1)
-        out: Tensor = self.project(self.output_dropout(said))
+        out: Tensor = self.reader(history, self.items).user[:, None]
         return out

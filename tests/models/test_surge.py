@@ -52,13 +52,13 @@ def batch(batch_of: Callable[..., SequenceBatch]) -> SequenceBatch:
 def asked(model: Surge, items: list[int], query: int) -> tuple[Tensor, Tensor]:
     """(H,) state and (D,) readout of one history without padding."""
     x = model.items.weight[items][None]
-    interests = model.encoder.fuse(x, torch.ones(1, len(items), dtype=torch.bool))
-    state, readout = model.encoder.ask(interests, model.items.weight[query][None, None])
+    interests = model.reader.encoder.fuse(x, torch.ones(1, len(items), dtype=torch.bool))
+    state, readout = model.reader.encoder.ask(interests, model.items.weight[query][None, None])
     return state[0, 0], readout[0, 0]
 
 
 def user_of(model: Surge, items: list[int]) -> Tensor:
-    return model.project(torch.cat(asked(model, items, items[-1])))
+    return model.reader.project(torch.cat(asked(model, items, items[-1])))
 
 
 def score_by_pair(model: Surge, items: list[int], candidate: int) -> Tensor:

@@ -49,8 +49,10 @@ def alone(model: SurgeTF, items: list[int]) -> Tensor:
     """(D,) of one history without padding: the encoder, tested by itself, is asked with the last item."""
     x = model.items.weight[items][None]
     real = torch.ones(1, len(items), dtype=torch.bool)
-    state, readout = model.encoder.ask(model.encoder.fuse(x, real), model.items.weight[items[-1]][None, None])
-    weight, bias = model.project.weight, model.project.bias
+    state, readout = model.reader.encoder.ask(
+        model.reader.encoder.fuse(x, real), model.items.weight[items[-1]][None, None]
+    )
+    weight, bias = model.reader.project.weight, model.reader.project.bias
     return weight[:, :4] @ state[0, 0] + weight[:, 4:] @ readout[0, 0] + bias
 
 
@@ -85,7 +87,7 @@ def test_an_empty_history_says_nothing(
 ) -> None:
     model = built()
     found = model.newest_state(batch_of([[], [1, 2]]).history)
-    torch.testing.assert_close(found[0], model.project.bias)
+    torch.testing.assert_close(found[0], model.reader.project.bias)
 
 
 @torch.inference_mode()
