@@ -86,21 +86,26 @@ class Lister:
 
     def __call__(self, asked: Sequence[Question], /) -> list[Reply | Failure]:
         """Lists for all of them, computed as one batch."""
-        answers = [self._complaint(question) for question in asked]
+        if not asked:
+            return []
+        items = np.concatenate([q.items for q in asked if isinstance(q, History)])
+        are_known = not len(items) or bool(items.min() > 0 and items.max() <= self.num_items)
+        answers = [self._complaint(question, are_known=are_known) for question in asked]
         sound = [i for i, complaint in enumerate(answers) if complaint is None]
         questions = [question for question in asked if isinstance(question, History)]
         for i, reply in zip(sound, self._lists([questions[i] for i in sound]), strict=True):
             answers[i] = reply
         return [answer for answer in answers if answer is not None]
 
-    def _complaint(self, question: Question) -> Reply | Failure | None:
+    def _complaint(self, question: Question, *, are_known: bool) -> Reply | Failure | None:
+        """What is wrong with a question; `are_known` where no item of any needs to be looked at again."""
         if not isinstance(question, History):
             raise TypeError(f"a Lister answers History, got {type(question).__name__}")
         if not 1 <= question.num_items <= self.num_items:
             wanted = f"{question.num_items} candidates of a catalogue of {self.num_items}"
             return Failure(f"{wanted}; ask for 1 to {self.num_items}", retry_after_ms=0.0)
         items = question.items
-        if len(items) and not (items.min() > 0 and items.max() <= self.num_items):
+        if not are_known and len(items) and not (items.min() > 0 and items.max() <= self.num_items):
             return Failure(f"a history item is none of 1 to {self.num_items}", retry_after_ms=0.0)
         return None
 

@@ -42,19 +42,20 @@ def histories(batch: SequenceBatch, names: Sequence[str], *, num_items: int) -> 
 
 def are_usable(replies: Sequence[Reply], *, num_items: int) -> list[bool]:
     """Whether each is a list of at least one item, all of them known, different, and scored with numbers."""
-    return [isinstance(reply, Candidates) and _is_sound(reply, num_items) for reply in replies]
+    lists = [reply for reply in replies if isinstance(reply, Candidates)]
+    if len(lists) == len(replies) and _are_sound(lists, num_items):  # as a rule, and quickly
+        return [True] * len(lists)
+    return [isinstance(reply, Candidates) and _are_sound([reply], num_items) for reply in replies]
 
 
-def _is_sound(reply: Candidates, num_items: int) -> bool:
-    if not len(reply.items):
+def _are_sound(lists: list[Candidates], num_items: int) -> bool:
+    lengths = np.array([len(found.items) for found in lists])
+    items = np.concatenate([found.items for found in lists])
+    if not lengths.all() or items.min() < 1 or items.max() > num_items:
         return False
-    ordered = np.sort(reply.items)
-    return bool(
-        ordered[0] > 0
-        and ordered[-1] <= num_items
-        and (ordered[1:] != ordered[:-1]).all()
-        and np.isfinite(reply.scores).all()
-    )
+    pairs = np.sort(np.repeat(np.arange(len(lists)) * (num_items + 1), lengths) + items)
+    scores = np.concatenate([found.scores for found in lists])
+    return bool((pairs[1:] != pairs[:-1]).all() and np.isfinite(scores).all())
 
 
 def stacked(replies: Sequence[Reply], device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:

@@ -26,7 +26,6 @@ from recbench.edge.wire import (
     MessageError,
     Number,
     PrivateError,
-    Reader,
     Tensors,
     Text,
     Whole,
@@ -297,10 +296,13 @@ def decode(frame: bytes, *, limit: int = MAX_FRAME) -> Message:
         raise MessageError("the checksum is wrong: the frame was damaged on its way")
     if (form := _BY_CODE.get(code)) is None:
         raise MessageError(f"no message has the code {code}; update the older side")
-    reader = Reader(frame, _HEAD.size, stop)
-    message = form.cls(*[kind.read(reader) for _, _, kind in form.fields])
-    if reader.at != stop:
-        raise MessageError(f"{stop - reader.at} bytes are left after the last field of {form.cls.__name__}")
+    values, at = [], _HEAD.size
+    for _, _, kind in form.fields:
+        value, at = kind.read(frame, at, stop)
+        values.append(value)
+    message = form.cls(*values)
+    if at != stop:
+        raise MessageError(f"{stop - at} bytes are left after the last field of {form.cls.__name__}")
     message.check()
     return message
 

@@ -1,7 +1,7 @@
 """How the fields of a message are written: little-endian, every length checked before anything is taken.
 
-A reader hands out views of the frame, so reading allocates no more than the frame holds, whatever lengths a
-damaged frame claims. There is no pickle, and nothing is called by a name that a frame gives.
+Arrays are handed out as views of the frame, so reading allocates no more than the frame holds, whatever
+lengths a damaged frame claims. There is no pickle, and nothing is called by a name that a frame gives.
 """
 
 from __future__ import annotations
@@ -35,35 +35,11 @@ class PrivateError(MessageError):
     """A value that must stay on the device was about to leave it."""
 
 
-class Reader:
-    """A frame and how far it has been read.
-
-    Args:
-        frame: the bytes.
-        start: where reading begins.
-        stop: where it must end.
-    """
-
-    __slots__ = ("at", "frame", "stop")
-
-    def __init__(self, frame: bytes, start: int, stop: int) -> None:
-        self.frame, self.at, self.stop = frame, start, stop
-
-    def take(self, size: int) -> int:
-        """Where the next `size` bytes begin; the reader goes past them.
-
-        Raises:
-            MessageError: the frame has not so many left.
-        """
-        start = self.at
-        if size > self.stop - start:
-            raise MessageError(f"a field of {size} bytes in a frame that has {self.stop - start} left")
-        self.at = start + size
-        return start
-
-    def unpack(self, form: struct.Struct) -> tuple[Any, ...]:
-        """The next fixed-size values."""
-        return form.unpack_from(self.frame, self.take(form.size))
+def _end(at: int, size: int, stop: int) -> int:
+    """Where `size` bytes from `at` end, if the frame has so many before `stop`."""
+    if size > stop - at:
+        raise MessageError(f"a field of {size} bytes in a frame that has {stop - at} left")
+    return at + size
 
 
 class Kind(ABC):
@@ -74,8 +50,12 @@ class Kind(ABC):
         """The bytes of `value`, of the field `name`."""
 
     @abstractmethod
-    def read(self, reader: Reader) -> Any:
-        """The value that `write` was given."""
+    def read(self, frame: bytes, at: int, stop: int) -> tuple[Any, int]:
+        """The value that `write` was given, which begins at `at`, and where it ends: at `stop` at most.
+
+        Raises:
+            MessageError: there is no such value.
+        """
 
 
 def _refuse(value: object, name: str, wanted: str) -> NoReturn:
@@ -95,10 +75,10 @@ class Whole(Kind):
             _refuse(value, name, "an int of 0 to 2^64 - 1")
         return _U64.pack(value)
 
-    def read(self, reader: Reader) -> int:
+    def read(self, frame: bytes, at: int, stop: int) -> tuple[int, int]:
         """The number."""
-        value: int = reader.unpack(_U64)[0]
-        return value
+        end = _end(at, 8, stop)
+        return _U64.unpack_from(frame, at)[0], end
 
 
 class Number(Kind):
@@ -110,12 +90,13 @@ class Number(Kind):
             _refuse(value, name, "a finite float")
         return _F64.pack(value)
 
-    def read(self, reader: Reader) -> float:
+    def read(self, frame: bytes, at: int, stop: int) -> tuple[float, int]:
         """The number."""
-        value: float = reader.unpack(_F64)[0]
+        end = _end(at, 8, stop)
+        value: float = _F64.unpack_from(frame, at)[0]
         if not math.isfinite(value):
             raise MessageError(f"a number must be finite, got {value}")
-        return value
+        return value, end
 
 
 class Flag(Kind):
@@ -127,12 +108,13 @@ class Flag(Kind):
             _refuse(value, name, "a bool")
         return b"\1" if value else b"\0"
 
-    def read(self, reader: Reader) -> bool:
+    def read(self, frame: bytes, at: int, stop: int) -> tuple[bool, int]:
         """The flag."""
-        value = reader.frame[reader.take(1)]
+        end = _end(at, 1, stop)
+        value = frame[at]
         if value > 1:
             raise MessageError(f"a flag must be 0 or 1, got {value}")
-        return value == 1
+        return value == 1, end
 
 
 class Text(Kind):
@@ -153,14 +135,15 @@ class Text(Kind):
             raise MessageError(f"{name} must have at most {self.limit} bytes, got {len(content)}; shorten it")
         return _U32.pack(len(content)) + content
 
-    def read(self, reader: Reader) -> str:
+    def read(self, frame: bytes, at: int, stop: int) -> tuple[str, int]:
         """The text."""
-        (size,) = reader.unpack(_U32)
+        start = _end(at, 4, stop)
+        (size,) = _U32.unpack_from(frame, at)
         if size > self.limit:
             raise MessageError(f"a text of {size} bytes where {self.limit} are allowed")
-        start = reader.take(size)
+        end = _end(start, size, stop)
         try:
-            return reader.frame[start : start + size].decode()
+            return frame[start:end].decode(), end
         except UnicodeDecodeError:
             raise MessageError("a text is not UTF-8") from None
 
@@ -192,22 +175,23 @@ class Array(Kind):
             raise MessageError(f"{name} must have at most {self.limit} numbers, got {value.size}")
         return _SHAPES[value.ndim].pack(code, value.ndim, *value.shape) + value.tobytes()
 
-    def read(self, reader: Reader) -> NDArray[Any]:
+    def read(self, frame: bytes, at: int, stop: int) -> tuple[NDArray[Any], int]:
         """A read-only view of the frame."""
-        start = reader.take(2)
-        code, ndim = reader.frame[start], reader.frame[start + 1]
+        _end(at, 2, stop)
+        code, ndim = frame[at], frame[at + 1]
         if code not in DTYPES or (self.code and code != self.code):
             raise MessageError(f"an array of dtype code {code} where it is not allowed")
         if ndim > MAX_DIMENSIONS or (self.ndim is not None and ndim != self.ndim):
             raise MessageError(f"an array of {ndim} dimensions where it is not allowed")
-        reader.at = start
-        shape = reader.unpack(_SHAPES[ndim])[2:]
-        count, dtype = math.prod(shape), DTYPES[code]
+        form, dtype = _SHAPES[ndim], DTYPES[code]
+        start = _end(at, form.size, stop)
+        shape = form.unpack_from(frame, at)[2:]
+        count = math.prod(shape)
         if count > self.limit:
             raise MessageError(f"an array of {count} numbers where {self.limit} are allowed")
-        start = reader.take(count * dtype.itemsize)
-        flat = np.frombuffer(reader.frame, dtype, count, start)
-        return flat if ndim == 1 else flat.reshape(shape)
+        end = _end(start, count * dtype.itemsize, stop)
+        flat = np.frombuffer(frame, dtype, count, start)
+        return flat if ndim == 1 else flat.reshape(shape), end
 
 
 class Tensors(Kind):
@@ -226,15 +210,16 @@ class Tensors(Kind):
             parts += [self._name.write(key, f"a key of {name}"), self._array.write(array, f"{name}[{key!r}]")]
         return b"".join(parts)
 
-    def read(self, reader: Reader) -> dict[str, NDArray[Any]]:
+    def read(self, frame: bytes, at: int, stop: int) -> tuple[dict[str, NDArray[Any]], int]:
         """The arrays by name."""
-        (count,) = reader.unpack(_U16)
+        end = _end(at, 2, stop)
+        (count,) = _U16.unpack_from(frame, at)
         if count > MAX_TENSORS:
             raise MessageError(f"{count} arrays where {MAX_TENSORS} are allowed")
         found: dict[str, NDArray[Any]] = {}
         for _ in range(count):
-            key = self._name.read(reader)
+            key, end = self._name.read(frame, end, stop)
             if key in found:
                 raise MessageError(f"two arrays are called {key!r:.60}")
-            found[key] = self._array.read(reader)
-        return found
+            found[key], end = self._array.read(frame, end, stop)
+        return found, end
