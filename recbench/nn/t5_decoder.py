@@ -74,7 +74,7 @@ class T5Decoder:
         the beams of a batch.
         """
         prefixes = self._prefixes.gather(1, parents) * len(self._table) + tokens
-        distinct, self._prefixes = prefixes.unique(return_inverse=True)
+        distinct, self._prefixes = torch.unique(prefixes, return_inverse=True)
         hidden = F.embedding(distinct % len(self._table), self._table)[None]
         hidden = self._blocks[0].over_codes(hidden, (distinct // len(self._table))[None], bias)
         return hidden[0, self._prefixes]
