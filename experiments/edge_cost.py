@@ -74,7 +74,7 @@ class Reranker(Brain):
 
 
 class Pair(Collaborative):
-    """SASRec as shipped in the cloud, half as wide on the device; untrained, which does not change the cost."""
+    """SASRec as shipped in the cloud, half as wide on the device; untrained, for that costs the same."""
 
     paper: ClassVar[Paper] = Paper("none", "none", 2026, "")
 
@@ -88,6 +88,10 @@ class Pair(Collaborative):
         super().build(catalog)
         self.far.build(catalog)
         self.near.build(catalog)
+
+    def sides(self) -> dict[str, torch.nn.Module]:
+        """One model each."""
+        return {"cloud": self.far, "device": self.near}
 
     def cloud_side(self) -> Cloud:
         """Lists."""

@@ -6,6 +6,7 @@ U users.
 from __future__ import annotations
 
 import time
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -17,6 +18,8 @@ from recbench.metrics import KEYS, Ranks, bootstrap_means, interval, means, per_
 from recbench.results import Estimate, Latency
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
     from recbench.data.module import InteractionData, Split, Users
@@ -34,12 +37,14 @@ class Evaluation(NamedTuple):
         seconds: wall time of the loop.
         num_unreachable: targets too far away to be candidates; each is a miss. None where distance does not
             matter.
+        usage: what the requests took beyond computing, as `Recommender.usage` says it.
     """
 
     users: NDArray[np.int64]
     ranks: Ranks
     seconds: float
     num_unreachable: int | None = None
+    usage: Mapping[str, int] = MappingProxyType({})
 
     def notes(self) -> tuple[str, ...]:
         """What the ranks do not say of themselves."""
@@ -71,6 +76,7 @@ def evaluate(
     device = next(iter(model.state_dict().values())).device
     model.eval()
     who, rank, ties, num_unreachable = [], [], [], None
+    before = model.usage()
     start = time.perf_counter()
     with torch.inference_mode():
         for batch in data.targets(split, users):
@@ -82,13 +88,15 @@ def evaluate(
                 is_near = batch.allowed.gather(1, batch.target[:, None])
                 num_unreachable = (num_unreachable or 0) + int((~is_near).sum())
     seconds = time.perf_counter() - start
+    usage = model.usage() - before
     everyone = np.concatenate(who) if who else np.empty(0, np.int64)
     assert len(np.unique(everyone)) == len(everyone) == len(data.evaluated(split, users)), (
         "every user counts once"
     )
     if not who:
         return Evaluation(everyone, Ranks(np.empty(0), np.empty(0, np.int64)), seconds)
-    return Evaluation(everyone, Ranks(np.concatenate(rank), np.concatenate(ties)), seconds, num_unreachable)
+    ranks = Ranks(np.concatenate(rank), np.concatenate(ties))
+    return Evaluation(everyone, ranks, seconds, num_unreachable, usage)
 
 
 def estimates(ranks: Ranks) -> dict[str, Estimate]:
@@ -122,12 +130,14 @@ def of_lengths(ranks: Ranks, lengths: NDArray[np.int64]) -> dict[str, Group]:
 
 def request_latency(
     model: Recommender, data: InteractionData, *, k: int = 10, num_calls: int = 300
-) -> Latency:
-    """Time of `recommend` for one user at a time, over different users."""
+) -> dict[str, Latency]:
+    """Time of `recommend` for one user at a time, over different users, by the side that spends it."""
     device = next(iter(model.state_dict().values())).device
     everyone = data.users("known")
     chosen = np.random.default_rng(0).choice(everyone, size=num_calls)
     requests = [data.request(chosen[i : i + 1]).to(device) for i in range(num_calls)]
     model.eval()
     with torch.inference_mode():
-        return latency.measure(lambda i: model.recommend(requests[i], k), num_calls=num_calls)
+        return latency.measure_sides(
+            lambda i: model.recommend(requests[i], k), model.split_ms, num_calls=num_calls
+        )

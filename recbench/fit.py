@@ -20,7 +20,10 @@ from recbench.tracking import log_record, make_logger
 from recbench.training import TrainerOptions, owner_of, train
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from lightning.pytorch.loggers import Logger
+    from torch import nn
 
     from recbench.data.module import InteractionData
     from recbench.models.base import Recommender
@@ -155,18 +158,19 @@ def _judge(
     """Evaluate on validation and, once, on test; measure latency; write the record and its ranks."""
     tested = evaluate(model, data)
     heldout = evaluate(model, data, users="heldout")
-    num_bytes = sum(value.nbytes for value in model.state_dict().values())
+    sides = model.sides()
     update: dict[str, Any] = {
         "metrics": estimates(tested.ranks),
         "num_users": len(tested.users),
         "note": "; ".join((*data.notes(), *tested.notes(), *model.notes())),
         "validation": means(evaluate(model, data, split="validation").ranks),
         "stages": costs,
-        "latency": {model.side: request_latency(model, data)},
+        "latency": request_latency(model, data),
         "evaluation_users_per_s": round(len(tested.users) / tested.seconds, 1),
-        "num_parameters": {model.side: sum(weights.numel() for weights in model.parameters())},
-        "num_bytes": {model.side: num_bytes},
+        "num_parameters": {side: _num_parameters(module) for side, module in sides.items()},
+        "num_bytes": {side: _num_bytes(module) for side, module in sides.items()},
         "finished": _now(),
+        **_per_request(tested.usage, len(tested.users)),
     }
     if len(heldout.users):
         update["cohorts"] = {"heldout": estimates(heldout.ranks)}
@@ -174,6 +178,23 @@ def _judge(
     record = record.model_copy(update=update)
     path = write_run(record, results, users=tested.users, ranks=tested.ranks)
     return record, path
+
+
+def _num_parameters(module: nn.Module) -> int:
+    return sum(weights.numel() for weights in module.parameters())
+
+
+def _num_bytes(module: nn.Module) -> int:
+    return sum(value.nbytes for value in module.state_dict().values())
+
+
+def _per_request(usage: Mapping[str, int], num_requests: int) -> dict[str, Any]:
+    """What one request takes beyond computing, for the record; nothing where nothing is sent."""
+    if not usage:
+        return {}
+    mean = {key: round(total / num_requests, 4) for key, total in usage.items()}
+    crossed = {key: mean.pop(key, 0.0) for key in ("exchanges", "bytes_up", "bytes_down")}
+    return {**crossed, "served": mean}
 
 
 def load_run(folder: Path, model: Recommender, data: InteractionData) -> Recommender:

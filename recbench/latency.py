@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,13 +12,38 @@ import torch
 from recbench.results import Latency
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 
 def measure(call: Callable[[int], object], *, num_calls: int = 300, num_warmup: int = 30) -> Latency:
-    """Milliseconds of `call(i)`, i = 0..num_calls-1, after `num_warmup` calls that are not counted.
+    """The time of `call(i)`, i = 0..num_calls-1, after `num_warmup` calls that are not counted.
+
+    Raises:
+        ValueError: fewer than 200 calls, too few for a 99th percentile.
+    """
+
+    def whole(total_ms: float) -> dict[str, float]:
+        return {"": total_ms}
+
+    return measure_sides(call, whole, num_calls=num_calls, num_warmup=num_warmup)[""]
+
+
+def measure_sides(
+    call: Callable[[int], object],
+    split: Callable[[float], Mapping[str, float]],
+    *,
+    num_calls: int = 300,
+    num_warmup: int = 30,
+) -> dict[str, Latency]:
+    """As `measure`, for each of the sides that take part in a call.
 
     The clock is monotonic and read only when the device has finished.
+
+    Args:
+        call: what is timed.
+        split: how the milliseconds of the call before divide; asked after every call, off the clock.
+        num_calls: how many count.
+        num_warmup: calls before these.
 
     Raises:
         ValueError: fewer than 200 calls, too few for a 99th percentile.
@@ -26,14 +52,15 @@ def measure(call: Callable[[int], object], *, num_calls: int = 300, num_warmup: 
         raise ValueError(f"a p99 needs at least 200 calls, got {num_calls}")
     for i in range(num_warmup):
         call(i)
-    spent = np.empty(num_calls)
+    spent = defaultdict(list)
     for i in range(num_calls):
         _synchronise()
         start = time.perf_counter()
         call(i)
         _synchronise()
-        spent[i] = time.perf_counter() - start
-    return percentiles((spent * 1000).tolist())
+        for side, milliseconds in split(1000 * (time.perf_counter() - start)).items():
+            spent[side].append(milliseconds)
+    return {side: percentiles(milliseconds) for side, milliseconds in spent.items()}
 
 
 def percentiles(milliseconds: Sequence[float]) -> Latency:

@@ -91,6 +91,8 @@ class Run(_Frozen):
     evaluation_users_per_s: float | None = None
     bytes_up: float | None = None
     bytes_down: float | None = None
+    exchanges: float | None = None  # per request, as the bytes
+    served: dict[str, float] = Field(default_factory=dict)  # share of requests by whose word
     num_parameters: dict[str, int] = Field(default_factory=dict)
     num_bytes: dict[str, int] = Field(default_factory=dict)
     commit: str = ""

@@ -179,7 +179,7 @@ def test_latency_is_that_of_recommending_to_one_user(demo: InteractionData) -> N
     model, sizes = popularity(demo), []
     recommend = model.recommend
     model.recommend = lambda batch, k: sizes.append((len(batch), k)) or recommend(batch, k)  # type: ignore
-    found = request_latency(model, demo, k=7, num_calls=200)
+    found = request_latency(model, demo, k=7, num_calls=200)[model.side]
     assert found.num_calls == 200
     assert 0 < found.p50_ms <= found.p95_ms <= found.p99_ms
     assert set(sizes) == {(1, 7)}

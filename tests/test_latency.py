@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from recbench.latency import measure, percentiles
+from recbench.latency import measure, measure_sides, percentiles
 
 
 def test_a_call_that_sleeps_five_milliseconds_takes_five() -> None:
@@ -25,6 +25,20 @@ def test_calls_are_numbered_and_warm_up_is_not_counted() -> None:
     found = measure(call, num_calls=200, num_warmup=10)
     assert made == [*range(10), *range(200)]
     assert found.p50_ms < 30
+
+
+def test_sides_are_told_apart_call_by_call() -> None:
+    asked = 0
+
+    def split(total_ms: float) -> dict[str, float]:
+        nonlocal asked
+        asked += 1
+        return {"device": total_ms - 1, "cloud": 1.0, "network": 40.0 if asked % 2 else 60.0}
+
+    found = measure_sides(lambda _: time.sleep(0.003), split, num_calls=200, num_warmup=5)
+    assert asked == 200
+    assert 2 <= found["device"].p50_ms < 50
+    assert (found["cloud"].p50_ms, found["network"].p50_ms, found["network"].p95_ms) == (1, 50, 60)
 
 
 @pytest.mark.parametrize("num_calls", [0, 199])

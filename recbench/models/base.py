@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from recbench.data.batch import SequenceBatch
     from recbench.data.catalog import Catalog
@@ -156,6 +157,22 @@ class Recommender(LightningModule, ABC):
     def notes(self) -> tuple[str, ...]:
         """What a reader of the record should know of the trained method, a line each."""
         return ()
+
+    def sides(self) -> Mapping[str, nn.Module]:
+        """What runs where; most methods run on one side as a whole."""
+        return {self.side: self}
+
+    def split_ms(self, total_ms: float) -> Mapping[str, float]:
+        """How the `total_ms` of the last `recommend` divide among sides; a network's are modelled, on top."""
+        return {self.side: total_ms}
+
+    def usage(self) -> Counter[str]:
+        """What requests took beyond computing, summed so far; empty where nothing is ever sent.
+
+        `exchanges`, `bytes_up` and `bytes_down`, and how many requests rest on whose word: `cloud`, `cache`,
+        `device`.
+        """
+        return Counter()
 
     def training_step(self, batch: SequenceBatch, batch_idx: int) -> Tensor:  # noqa: ARG002
         """One step; stops the run at the first loss that is no number."""

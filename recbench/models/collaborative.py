@@ -8,8 +8,10 @@ of a batch reach the cloud together.
 from __future__ import annotations
 
 import hashlib
+import time
 from abc import abstractmethod
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from recbench.edge.cache import Cache
@@ -20,7 +22,9 @@ from recbench.edge.policy import Policy  # noqa: TC001 - the command line reads 
 from recbench.models.base import Ranking, Recipe, Recommender, at_least
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+
+    from torch import nn
 
     from recbench.data.batch import SequenceBatch
     from recbench.data.catalog import Catalog
@@ -73,11 +77,16 @@ class Collaborative(Recommender):
         super().__init__(recipe)
         self.boundary = boundary
         self._sides: tuple[Device, Device, InProcess] | None = None
+        self._filling_s = self._cloud_s = self._wait_ms = 0.0  # of the last answer
 
     def build(self, catalog: Catalog) -> None:
         """Note what the catalogue's indices mean; subclasses then build their sides."""
         self.num_items = catalog.num_items
         self.version = catalog_version(catalog)
+
+    @abstractmethod
+    def sides(self) -> Mapping[str, nn.Module]:
+        """The modules of the `cloud` and of the `device`; what both have is in both."""
 
     @abstractmethod
     def cloud_side(self) -> Cloud:
@@ -125,11 +134,15 @@ class Collaborative(Recommender):
 
     def answer(self, batch: SequenceBatch) -> Answer:
         """What the devices of a batch say, and how they came to it."""
-        device, earlier, _ = self._made()
+        device, earlier, cloud = self._made()
+        start = time.perf_counter()
         device.cache.clear()
         if self.boundary.lag >= 0:
             earlier.refresh(batch.lagged(self.boundary.lag))
-        return device.answer(batch)
+        self._filling_s, self._cloud_s = time.perf_counter() - start, cloud.cloud_s
+        found = device.answer(batch)
+        self._wait_ms = float(found.wait_ms.mean())
+        return found
 
     def recommend(self, batch: SequenceBatch, k: int) -> Ranking:
         """The best `k` items for every user."""
@@ -139,9 +152,25 @@ class Collaborative(Recommender):
         """Where each target comes: in the list, or among all items where the device is on its own."""
         return self.answer(batch).target_ranks()
 
+    def split_ms(self, total_ms: float) -> Mapping[str, float]:
+        """The cloud's computing apart, and the wait that the network's model adds; a lagged cache is free."""
+        cloud_ms = 1000 * (self._made()[2].cloud_s - self._cloud_s)
+        return {
+            "device": total_ms - cloud_ms - 1000 * self._filling_s,
+            "cloud": cloud_ms,
+            "network": self._wait_ms,
+        }
+
     def traffic(self) -> Traffic:
         """What has crossed the boundary so far; what filled a lagged cache is not counted."""
-        return self._made()[0].gate.traffic
+        return replace(self._made()[0].gate.traffic)
+
+    def usage(self) -> Counter[str]:
+        """Traffic, and whose word requests rest on."""
+        traffic, outcomes = self.traffic(), self._made()[0].outcomes
+        found = Counter({source: outcomes[source] for source in ("cloud", "cache", "device")})
+        found.update(exchanges=traffic.exchanges, bytes_up=traffic.bytes_up, bytes_down=traffic.bytes_down)
+        return found
 
     def _made(self) -> tuple[Device, Device, InProcess]:
         if self._sides is None:

@@ -124,6 +124,9 @@ class Minimal(Collaborative):
             for stage in model.stages(data):
                 yield replace(stage, name=name)
 
+    def sides(self) -> dict[str, torch.nn.Module]:
+        return {"cloud": self.cloud, "device": self.device_model}
+
     def cloud_side(self) -> Cloud:
         return Cloud({History: Lister(self.cloud, num_items=self.num_items, version=self.version)})
 

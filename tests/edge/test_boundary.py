@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from minimal import Fusion, Minimal, fused
-from small import small_data
+from small import run, small_data
 
 from recbench.edge.answer import take
 from recbench.edge.cloud import MAX_QUESTION, Cloud, Lister
@@ -29,7 +29,9 @@ from recbench.edge.messages import (
 )
 from recbench.edge.policy import Every, Never, RandomBudget, Threshold
 from recbench.evaluate import evaluate
+from recbench.models import Popularity
 from recbench.models.collaborative import Boundary, catalog_version
+from recbench.results import read_run
 from recbench.training import TrainerOptions, train
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from recbench.data.batch import SequenceBatch
     from recbench.data.module import InteractionData
     from recbench.models.base import Ranking
+    from recbench.results import Run
 
 USERS = np.arange(40)
 FAULTS: dict[str, Callable[[Link], Link]] = {
@@ -494,3 +497,39 @@ def test_a_device_has_a_deadline(model: Minimal, options: dict[str, Any], says: 
             Lost(InProcess(list)),
             **options,
         )
+
+
+class TestTheRecord:
+    """What a run's record says of the boundary."""
+
+    @pytest.fixture(scope="class")
+    def record(self, tmp_path_factory: Any) -> Run:
+        boundary = Boundary(network="lte", deadline_ms=60)
+        minimal = Minimal(device="Popularity", num_candidates=20, boundary=boundary)
+        with torch.inference_mode(mode=False):
+            path: Path = run(tmp_path_factory.mktemp("record"), minimal)
+        return read_run(path)
+
+    def test_has_bytes_and_exchanges_per_request(self, record: Run, data: InteractionData) -> None:
+        lengths = torch.cat([(batch.history != 0).sum(1) for batch in data.targets("test")])
+        assert record.exchanges == 1
+        assert record.bytes_up == pytest.approx(51 + 4 * float(lengths.double().mean()), abs=1e-3)
+        assert record.bytes_down == 204
+
+    def test_says_whose_word_was_served(self, record: Run) -> None:
+        assert set(record.served) == {"cloud", "device"}
+        assert sum(record.served.values()) == pytest.approx(1, abs=1e-3)
+        assert 0.8 < record.served["cloud"] < 1  # 50 ms and jitter of a median of 5 against 60
+
+    def test_keeps_the_sides_apart(self, record: Run) -> None:
+        assert set(record.latency) == {"device", "cloud", "network"}
+        assert 50 < record.latency["network"].p50_ms < record.latency["network"].p99_ms <= 60
+        assert record.latency["cloud"].p50_ms > 0
+        assert record.latency["device"].p50_ms > 0
+        assert record.num_bytes["cloud"] > record.num_bytes["device"] == 61 * 4
+
+    def test_of_a_method_with_one_side_is_as_before(self, tmp_path: Path) -> None:
+        with torch.inference_mode(mode=False):
+            found = read_run(run(tmp_path, Popularity()))
+        assert set(found.latency) == set(found.num_bytes) == {"device"}
+        assert (found.exchanges, found.bytes_up, found.served) == (None, None, {})
