@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from recbench.data.module import InteractionData
 
 
-def made(*, tasks: Tasks = Tasks(), **options: object) -> L3Rec:  # noqa: B008 - frozen
+def made(*, tasks: Tasks = Tasks(), **options: object) -> L3Rec:
     sizes = {"dim": 8, "hidden": 16, "num_layers": 1, "num_heads": 2, "max_len": 5}
     local = POD(codes=Random(), tasks=tasks, recipe=Recipe(samples="prefixes", max_epochs=1), **sizes)  # type: ignore[arg-type]
     vae = MultVAE(dim=8, hidden=16, recipe=Recipe(max_epochs=1))
