@@ -20,6 +20,7 @@ from recbench.models.generator import Generator
 from recbench.nn.attention import check_heads
 from recbench.nn.dropout import check_rate
 from recbench.nn.item_codes import Collaborative, ItemCodes
+from recbench.nn.lm_loading import package
 from recbench.nn.prompts import Prompt, Template, item_block, text_words
 from recbench.nn.tree_decoder import TreeDecoder, additive, causal_rows, places
 
@@ -78,10 +79,9 @@ class CodeLM(Generator):
 
     def build(self, catalog: Catalog) -> None:
         """Token table, shared by input and output, and the blocks of a GPT-2."""
-        from transformers import GPT2Config, GPT2Model
-
         super().build(catalog)
-        config = GPT2Config(
+        transformers = package("transformers")
+        config = transformers.GPT2Config(
             vocab_size=1,  # tokens come as vectors
             bos_token_id=None,
             eos_token_id=None,
@@ -94,7 +94,7 @@ class CodeLM(Generator):
             resid_pdrop=self.dropout,
             embd_pdrop=self.embedding_dropout,
         )
-        self.transformer = GPT2Model(config)
+        self.transformer = transformers.GPT2Model(config)
         self.transformer.set_input_embeddings(nn.Identity())  # its own would be a weight that never learns
         self.tokens = nn.Embedding(self.num_tokens + 1, self.dim)  # the last is the mark of the beginning
         nn.init.normal_(self.tokens.weight, std=0.02)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from recbench.errors import UsageError
+from recbench.nn.lm_loading import package
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,9 +18,8 @@ if TYPE_CHECKING:
 
 def new_t5(*, dim: int, num_layers: int, num_heads: int, hidden: int, dropout: float) -> T5Model:
     """A T5 from random weights, `num_layers` blocks on either side."""
-    from transformers import T5Config, T5Model
-
-    config = T5Config(
+    transformers = package("transformers")
+    config = transformers.T5Config(
         vocab_size=1,  # tokens come as vectors
         d_model=dim,
         d_kv=dim // num_heads,
@@ -28,7 +28,7 @@ def new_t5(*, dim: int, num_layers: int, num_heads: int, hidden: int, dropout: f
         num_heads=num_heads,
         dropout_rate=dropout,
     )
-    return _without_vectors(T5Model(config))
+    return _without_vectors(transformers.T5Model(config))
 
 
 def load_t5(name: str, *, dropout: float) -> tuple[T5Model, Tensor, Callable[[str], list[list[int]]]]:
@@ -37,11 +37,10 @@ def load_t5(name: str, *, dropout: float) -> tuple[T5Model, Tensor, Callable[[st
     Raises:
         UsageError: there is no such T5, or it cannot be reached.
     """
-    from transformers import AutoTokenizer, T5Model
-
+    transformers = package("transformers")
     try:
-        model = T5Model.from_pretrained(name, dropout_rate=dropout)
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        model = transformers.T5Model.from_pretrained(name, dropout_rate=dropout)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(
