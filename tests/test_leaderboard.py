@@ -410,6 +410,18 @@ class TestPages:
         leaderboard(filled)
         assert top.read_text() == text
 
+    def test_the_top_readme_has_of_each_model_what_was_best_on_validation_not_on_test(
+        self, root: Path
+    ) -> None:
+        for dim, validation, test in ((8, 0.05, 0.2), (16, 0.07, 0.1), (32, 0.06, 0.15)):
+            config, chosen = {"model": {"dim": dim}}, {"ndcg@10": validation}
+            record(root, "sasrec", some_ranks(test), config=config, validation=chosen)
+        top = root.parent / "README.md"
+        top.write_text("<!-- leaderboard:start -->\n<!-- leaderboard:end -->\n")
+        leaderboard(root)
+        assert re.findall(r"\| sasrec.*?\| \*\*(\S+)", top.read_text()) == ["0.1000"]
+        assert len(main_table(root)) == 3
+
     def test_a_readme_without_marks_is_left_alone(self, filled: Path) -> None:
         top = filled.parent / "README.md"
         top.write_text("mine")

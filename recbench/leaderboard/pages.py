@@ -51,9 +51,11 @@ def front(found: list[Section], folder: str) -> str:
     lines = []
     for data, table in summary(found):
         lines += [f"**{data}**, {table.caption}", "", *_markdown_table(table), ""]
-    return "\n".join(
-        [*lines, f"† not separable from the best. All tables: [{folder}/README.md]({folder}/README.md)"]
-    )
+    lines += [
+        "Of each method the configuration that was best on validation; † not separable from the best. "
+        f"All tables: [{folder}/README.md]({folder}/README.md)"
+    ]
+    return "\n".join(lines)
 
 
 def _markdown_block(table: Table) -> Iterable[str]:

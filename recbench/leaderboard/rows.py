@@ -45,14 +45,27 @@ def average_seeds(runs: dict[str, Run]) -> pl.DataFrame:
             pl.col("parameters", "machine").filter(is_ok).first(),
             pl.col("note").filter(pl.col("note") != "").unique(maintain_order=True).str.join("; "),
         )
-        .sort(*TABLE, pl.col("ndcg@10").neg(), "model", "recipe", nulls_last=True)
+        .pipe(_in_order)
     )
+
+
+def best_configurations(rows: pl.DataFrame) -> pl.DataFrame:
+    """One row per model: that of the configuration which was best on validation, never on test."""
+    return (
+        rows.sort("validation", descending=True, nulls_last=True, maintain_order=True)
+        .unique([*TABLE, "model"], keep="first", maintain_order=True)
+        .pipe(_in_order)
+    )
+
+
+def _in_order(rows: pl.DataFrame) -> pl.DataFrame:
+    return rows.sort(*TABLE, pl.col("ndcg@10").neg(), "model", "recipe", nulls_last=True)
 
 
 def _frame(runs: dict[str, Run]) -> pl.DataFrame:
     """One row per record."""
     sides = sorted({side for run in runs.values() for side in run.latency})
-    numbers = ["train_s", "users_per_s"]
+    numbers = ["train_s", "users_per_s", "validation"]
     numbers += [f"{side} {percentile}" for side in sides for percentile in ("p50_ms", "p95_ms")]
     numbers += [f"{key}{bound}" for key in SHOWN for bound in ("", " low", " high")]
     schema: dict[str, Any] = dict.fromkeys(_TEXTS, pl.String)
@@ -79,6 +92,7 @@ def _fields(record: str, run: Run) -> dict[str, Any]:
         "parameters": sum(run.num_parameters.values()) if run.num_parameters else None,
         "train_s": sum(stage.train_s for stage in run.stages.values()) if run.stages else None,
         "users_per_s": run.evaluation_users_per_s,
+        "validation": run.validation.get(RANKED[-1]),
     }
     for side, latency in run.latency.items():
         fields |= {f"{side} p50_ms": latency.p50_ms, f"{side} p95_ms": latency.p95_ms}
