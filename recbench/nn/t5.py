@@ -21,6 +21,7 @@ def new_t5(*, dim: int, num_layers: int, num_heads: int, hidden: int, dropout: f
     transformers = package("transformers")
     config = transformers.T5Config(
         vocab_size=1,  # tokens come as vectors
+        eos_token_id=None,
         d_model=dim,
         d_kv=dim // num_heads,
         d_ff=hidden,
