@@ -142,7 +142,8 @@ class L3Rec(Recommender):
 
     def recommend(self, batch: SequenceBatch, k: int) -> Ranking:
         """The best `k` of the fused lists; the autoencoder's for those in no community."""
-        return self._fused(batch, batch.seen, k)
+        found = self._fused(batch, batch.seen, k)
+        return Ranking(found.items, found.scores.float())
 
     def target_ranks(self, batch: SequenceBatch) -> TargetRanks:
         """Places in the fused list of `num_listed` items, inf for none; a seen target may be listed."""

@@ -51,6 +51,7 @@ SMALL = {
     "hidden": 32,
     "num_heads": 2,
     "pretrained": "",
+    "num_locals": 2,
     "recipe.lr": 0.01,
     "recipe.weight_decay": 0.0,
     "recipe.batch_size": 32,
