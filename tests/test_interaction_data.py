@@ -170,7 +170,7 @@ class TestTraining:
         assert batch.query is None
 
     def test_there_is_next_to_no_padding(self) -> None:
-        data = InteractionData.of(synthetic.demo()).batched(64, seed=0)
+        data = InteractionData.of(synthetic.demo(num_users=2000)).batched(64, seed=0)
         masks = [batch.history == 0 for batch in data.train_dataloader()]
         assert sum(int(m.sum()) for m in masks) / sum(m.numel() for m in masks) < 0.1
 

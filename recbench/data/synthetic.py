@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 REPEAT, FOLLOW, HABIT, BRAND = 0.10, 0.30, 0.25, 0.3
 MEMORY = 5
+NUM_USERS, NUM_ITEMS = 1000, 400  # so that the first run of a new user takes less than a minute
 SHORTEST, LONGEST, MEAN_EXTRA = 5, 60, 10.0
 START = 1_704_067_200  # 2024-01-01 00:00 UTC
 DAY_S = 86_400
@@ -84,7 +85,9 @@ class _Visitors:
     usual: NDArray[np.float64]
 
 
-def demo(*, num_users: int = 2000, num_items: int = 800, seed: int = 0, index_seed: int = 0) -> Prepared:
+def demo(
+    *, num_users: int = NUM_USERS, num_items: int = NUM_ITEMS, seed: int = 0, index_seed: int = 0
+) -> Prepared:
     """The demo data set.
 
     Args:
@@ -99,7 +102,9 @@ def demo(*, num_users: int = 2000, num_items: int = 800, seed: int = 0, index_se
     return world(num_users=num_users, num_items=num_items, seed=seed, index_seed=index_seed).prepared
 
 
-def world(*, num_users: int = 2000, num_items: int = 800, seed: int = 0, index_seed: int = 0) -> World:
+def world(
+    *, num_users: int = NUM_USERS, num_items: int = NUM_ITEMS, seed: int = 0, index_seed: int = 0
+) -> World:
     """The demo data set and its true probabilities; arguments as for `demo`."""
     if num_users < 2:
         raise UsageError(f"num_users must be at least 2, got {num_users}")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def world() -> World:
-    return synthetic.world()
+    return synthetic.world(num_users=2000, num_items=800)
 
 
 def _hit_rate(scores: NDArray[np.float64], target: NDArray[np.int64], k: int = 10) -> float:
@@ -166,7 +166,7 @@ def test_load_knows_the_demo_and_takes_little_time() -> None:
     start = time.perf_counter()
     card = prepare.load("demo").card
     assert time.perf_counter() - start < 5  # 0.5 s on a quiet core
-    assert (card.num_users, card.num_items) == (2000, 800)
+    assert (card.num_users, card.num_items) == (1000, 400)
 
 
 @pytest.mark.parametrize(
