@@ -36,11 +36,14 @@ WITHOUT_TORCH = ["errors", "metrics", "results", "leaderboard", "config", "parse
 WITHOUT_TORCH += ["weights", "carried", "doctor", "nn.lm_options"]
 WITHOUT_TORCH += [f"data.{name}" for name in ("raw", "sources", "prepare", "synthetic", "audit")]
 SHARED = {
-    f"models.{name}" for name in ("base", "causal", "collaborative", "generator")
+    f"models.{name}" for name in ("base", "causal", "collaborative", "generator", "personal")
 }  # no methods themselves
 MADE_OF = {  # methods that their papers make of other methods
     "models.pod": {"models.p5"},
+    "models.duet": {"models.din", "models.sasrec"},
+    "models.personal": {"models.din"},
     "models.l3rec": {"models.multvae", "models.pod"},
+    "models.lsc4rec": {"models.p5", "models.sasrec"},
 }
 WITHOUT_TORCH += [
     f"edge.{name}" for name in ("messages", "privacy", "link", "network", "faults", "cache", "policy")

@@ -114,7 +114,7 @@ class Lister:
             return []
         wanted = [question.num_items for question in asked]
         with torch.inference_mode():
-            best = self.model.eval().recommend(_batch_of(asked).to(self.device), max(wanted))
+            best = self.model.eval().recommend(batch_of(asked).to(self.device), max(wanted))
         items = best.items.cpu().numpy().astype(np.int32)
         scores = best.scores.float().cpu().numpy()
         lengths = np.minimum((items != 0).sum(1), wanted).tolist()
@@ -124,7 +124,7 @@ class Lister:
         ]
 
 
-def _batch_of(asked: list[History]) -> SequenceBatch:
+def batch_of(asked: list[History]) -> SequenceBatch:
     """The users who asked, all that is known of them: (B, L) histories, right-aligned."""
     lengths = np.array([len(question.items) for question in asked])
     width = max(1, int(lengths.max()))

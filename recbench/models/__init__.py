@@ -5,6 +5,7 @@ from recbench.models.bsarec import BSARec
 from recbench.models.caser import Caser
 from recbench.models.code_lm import CodeLM
 from recbench.models.din import DIN
+from recbench.models.duet import DUET
 from recbench.models.ease import EASE
 from recbench.models.fdsa import FDSA
 from recbench.models.gru4rec import GRU4Rec
@@ -14,6 +15,7 @@ from recbench.models.itemknn import ItemKNN
 from recbench.models.l3rec import L3Rec
 from recbench.models.last_item import LastItem
 from recbench.models.lightgcn import LightGCN
+from recbench.models.lsc4rec import LSC4Rec
 from recbench.models.mf import MF
 from recbench.models.mlp import MLP
 from recbench.models.multvae import MultVAE
@@ -27,6 +29,7 @@ from recbench.models.surge_tf import SurgeTF
 
 __all__ = [
     "DIN",
+    "DUET",
     "EASE",
     "FDSA",
     "HGN",
@@ -43,6 +46,7 @@ __all__ = [
     "ItemKNN",
     "L3Rec",
     "LastItem",
+    "LSC4Rec",
     "LightGCN",
     "MultVAE",
     "Popularity",

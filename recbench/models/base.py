@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from recbench.data.samples import Samples  # noqa: TC001 - the command line reads the annotation
 from recbench.errors import DivergedError
 from recbench.nn.ranking import Ranking as Ranking  # methods import it from here
-from recbench.nn.ranking import RankMetrics, TargetRanks, rank_by_counting
+from recbench.nn.ranking import RankMetrics, TargetRanks, best_of, rank_by_counting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -233,14 +233,7 @@ class Scorer(Recommender):
 
     def recommend(self, batch: SequenceBatch, k: int) -> Ranking:
         """The best `k` items; item 0 and a score of -inf where fewer may be shown."""
-        scores = self.score(batch)
-        scores[:, 0] = -torch.inf
-        if batch.seen is not None:
-            scores = scores.scatter(1, batch.seen, -torch.inf)
-        if batch.allowed is not None:
-            scores = scores.masked_fill(~batch.allowed, -torch.inf)
-        best = scores.topk(min(k, scores.shape[1] - 1), dim=1)
-        return Ranking(torch.where(best.values.isneginf(), 0, best.indices), best.values)
+        return best_of(self.score(batch), k, seen=batch.seen, allowed=batch.allowed)
 
 
 class DotScorer(Scorer):

@@ -32,6 +32,8 @@ from recbench.nn.dropout import Dropout, check_rate
 from recbench.nn.losses import other_items
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from recbench.data.batch import SequenceBatch
     from recbench.data.catalog import Catalog
 
@@ -147,7 +149,11 @@ class DIN(Scorer):
         num_items = len(self.items.weight) - 1
         negatives = other_items(target.clamp_min(1), self.num_negatives, num_items=num_items)
         items = torch.cat([target[..., None], negatives], dim=-1)  # (B, P, 1 + M)
-        scores = self._meet_in_blocks(self._candidates(items), self._past(history, target.shape[1]))[real]
+        scores = self._meet_in_blocks(self.candidates(items), self.past(history, target.shape[1]))[real]
+        return self.compare(scores)
+
+    def compare(self, scores: Tensor) -> Tensor:
+        """Mean loss of (P, 1 + M) scores: of the next item, then of its negatives."""
         if self.objective == "bce":
             return (F.softplus(-scores[:, 0]) + F.softplus(scores[:, 1:]).sum(1)).mean()
         return (scores.logsumexp(1) - scores[:, 0]).mean()
@@ -155,9 +161,9 @@ class DIN(Scorer):
     def score(self, batch: SequenceBatch, items: Tensor | None = None) -> Tensor:
         """Scores of all items, a block of users and candidates at a time, or of those named."""
         with torch.autocast(batch.history.device.type, enabled=False):  # half precision ties what differs
-            past = self._past(batch.history[:, -self.max_len :], 1)
+            past = self.past(batch.history[:, -self.max_len :], 1)
             if items is not None:
-                return self._meet(self._candidates(items[:, None]), past)[:, 0]
+                return self.meet(self.candidates(items[:, None]), past)[:, 0]
             return self._score_all(past)
 
     def _meet_in_blocks(self, candidates: Candidates, past: Past) -> Tensor:
@@ -169,17 +175,17 @@ class DIN(Scorer):
         pair = 2 * (past.key.shape[1] + self.hidden)  # numbers that the gradient wants of a pair
         tall = max(1, _LEARN_BLOCK // (num_positions * num_each * pair))
         if num_users <= tall:
-            return self._meet(candidates, past)
+            return self.meet(candidates, past)
         blocks = []
         for top in range(0, num_users, tall):
             some = Candidates(*(part[top : top + tall] for part in candidates))
             rows = Past(*(part[top : top + tall] for part in past))
-            blocks.append(checkpoint(self._meet, some, rows, use_reentrant=False))
+            blocks.append(checkpoint(self.meet, some, rows, use_reentrant=False))
         return torch.cat(blocks)
 
     def _score_all(self, past: Past) -> Tensor:
         """(B, N + 1), of which no more than a block's first layer is held at once."""
-        table = self._candidates(torch.arange(len(self.items.weight), device=past.key.device))
+        table = self.candidates(torch.arange(len(self.items.weight), device=past.key.device))
         table = table._replace(own=table.own.mT.contiguous().mT)  # as the net reads it: pairs are columns
         num_users, num_items = len(past.key), len(table.own)
         scores = past.key.new_empty(num_users, num_items)
@@ -191,10 +197,10 @@ class DIN(Scorer):
             rows = Past(*(part[top : top + tall] for part in past))
             for left in range(0, num_items, wide):
                 block = Candidates(*(part[None, None, left : left + wide] for part in table))
-                scores[top : top + tall, left : left + wide] = self._meet(block, rows)[:, 0]
+                scores[top : top + tall, left : left + wide] = self.meet(block, rows)[:, 0]
         return scores
 
-    def _candidates(self, items: Tensor) -> Candidates:
+    def candidates(self, items: Tensor) -> Candidates:
         """Of any shape; where there are more than the catalogue has, each item is computed once."""
         table = self.items.weight
         is_many = items.numel() > len(table)
@@ -202,7 +208,7 @@ class DIN(Scorer):
         parts = (self.to_query(vector) / math.sqrt(self.dim), vector, self.own(vector))
         return Candidates(*(F.embedding(items, part) if is_many else part for part in parts))
 
-    def _past(self, history: Tensor, num_positions: int) -> Past:
+    def past(self, history: Tensor, num_positions: int) -> Past:
         """The history as its newest `num_positions` positions may see it."""
         x = self.history_tower(self.input_dropout(self.items(history)))
         is_padding = (history == 0)[..., None]
@@ -214,15 +220,17 @@ class DIN(Scorer):
         is_hidden = (age < 0) | (is_padding & (age != 0))  # (B, L, P)
         return Past(self.to_key(x), value, self.share(value), bias.masked_fill(is_hidden, -torch.inf))
 
-    def _meet(self, candidates: Candidates, past: Past) -> Tensor:
-        """(B or 1, P, C, ...) candidates -> (B, P, C) scores."""
+    def meet(
+        self, candidates: Candidates, past: Past, net: Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor:
+        """(B or 1, P, C, ...) candidates -> (B, P, C) scores; `net` in place of the net after its layer 1."""
         shape = (len(past.key), *candidates.query.shape[1:3])
         query, vector, own = (part.flatten(1, 2) for part in candidates)  # (B or 1, P C, ...)
         if len(query) == 1:  # the same candidates for all: one product instead of B
             query, vector = query[0], vector[0]
         logits = (past.key @ query.mT).view(*past.key.shape[:2], *shape[1:])  # (B, L, P, C)
         weight = (logits + past.bias[..., None]).softmax(1).flatten(2)
-        out: Tensor = self.net((past.share.mT @ weight).add_(own.mT))[:, 0]  # from (B, H, P C)
+        out: Tensor = (net or self.net)((past.share.mT @ weight).add_(own.mT))[:, 0]  # from (B, H, P C)
         if self.has_shortcut:
             out = out + (weight * (past.value @ vector.mT)).sum(1)
         return out.view(shape)

@@ -36,6 +36,26 @@ class TargetRanks(NamedTuple):
         return Ranks(self.rank.double().cpu().numpy(), self.ties.long().cpu().numpy())
 
 
+def best_of(
+    scores: Tensor, k: int, *, seen: Tensor | None = None, allowed: Tensor | None = None
+) -> Ranking:
+    """The best `k` items; item 0 and a score of -inf where fewer may be shown.
+
+    Args:
+        scores: (B, N + 1), finite; column 0 is overwritten.
+        k: how many.
+        seen: (B, S) items that must not be recommended, 0-padded.
+        allowed: (B, N + 1) the only items that may be; None for all.
+    """
+    scores[:, 0] = -torch.inf
+    if seen is not None:
+        scores = scores.scatter(1, seen, -torch.inf)
+    if allowed is not None:
+        scores = scores.masked_fill(~allowed, -torch.inf)
+    best = scores.topk(min(k, scores.shape[1] - 1), dim=1)
+    return Ranking(torch.where(best.values.isneginf(), 0, best.indices), best.values)
+
+
 def rank_by_counting(
     scores: Tensor, target: Tensor, seen: Tensor | None = None, allowed: Tensor | None = None
 ) -> TargetRanks:
