@@ -429,6 +429,12 @@ class TestCloud:
         lists = [decode(frame) for frame in model.cloud_side().handle(asked)]
         assert [len(found.items) for found in lists if isinstance(found, Candidates)] == [1, 60, 5]
 
+    def test_who_wants_no_repeats_gets_none_and_others_do(self, model: Minimal) -> None:
+        asked = [encode(History("", np.array([7, 8], np.int32), 60, repeats)) for repeats in (True, False)]
+        all_items, others = [decode(frame).items for frame in model.cloud_side().handle(asked)]  # type: ignore[attr-defined]
+        assert sorted(all_items) == list(range(1, 61))
+        assert sorted(others) == sorted({*range(1, 61)} - {7, 8})
+
     def test_an_empty_history_is_answered(self, model: Minimal) -> None:
         reply, _ = self.answer(model, encode(History("", np.array([], np.int32), 5, False)))
         assert isinstance(reply, Candidates)
