@@ -103,6 +103,7 @@ class InteractionData(LightningDataModule):
         self._prepared: Prepared | None = None
         self._is_training = False
         self._learnt: NDArray[np.int64] | None = None
+        self._newest: int | None = None
 
     @classmethod
     def of(cls, prepared: Prepared, **options: Any) -> Self:
@@ -206,6 +207,51 @@ class InteractionData(LightningDataModule):
         other._learnt = items
         other._cut_samples("positions")
         return other
+
+    def earlier(self, num_items: int) -> Self:
+        """The same data before everybody's newest `num_items` training items came: they are not learnt from.
+
+        What is evaluated, and after which history, is as before.
+        """
+        other = copy.copy(self)
+        stops = np.maximum(self._splits.train_stop - num_items, self.sequences.offsets[:-1])
+        other._splits = self._splits._replace(train_stop=stops)
+        other._cut_samples("positions")
+        return other
+
+    def newest(self, num_items: int) -> Self:
+        """The same data, of which only samples are learnt that end at a user's newest training items.
+
+        Args:
+            num_items: of a user.
+
+        Raises:
+            ValueError: that would be none.
+        """
+        if num_items < 1:
+            raise ValueError(f"num_items must be at least 1 training item, got {num_items}")
+        other = copy.copy(self)
+        other._newest = num_items
+        other._cut_samples("positions")
+        return other
+
+    def moments(self, per_user: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(M,) users and flat positions of the newest `per_user` training items that have a history."""
+        users = self.users("known")
+        starts, ends = self.sequences.offsets[users], self._splits.train_stop[users]
+        counts = np.clip(ends - starts - 1, 0, per_user)
+        nth = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        return np.repeat(users, counts), np.repeat(ends, counts) - 1 - nth
+
+    def moment(self, users: NDArray[np.int64], positions: NDArray[np.int64]) -> SequenceBatch:
+        """The moment before each of the flat `positions`, whose items are the targets; see `moments`.
+
+        Raises:
+            RuntimeError: this would show a test target while a method trains.
+        """
+        if (positions >= self._splits.test_start[users]).any():
+            self._refuse_while_training()
+        return self._before(positions, users, with_query=False)
 
     def train_bags(self, num_users: int) -> Iterator[torch.Tensor]:
         """(B, L) the training items of each known user, oldest first, `num_users` users at a time."""
@@ -341,10 +387,12 @@ class InteractionData(LightningDataModule):
         users = self._users["known"]
         starts, stops = self.sequences.offsets[users], self._splits.train_stop[users]
         found = cut(self._sampling, users, starts, stops, max_len=self.max_len, rng=rng)
-        if self._learnt is None:
-            return found
-        is_learnt = np.isin(self.sequences.items[found.stop], self._learnt)
-        return TrainSamples(*(column[is_learnt] for column in found))
+        is_learnt = np.ones(len(found.stop), dtype=bool)
+        if self._learnt is not None:
+            is_learnt &= np.isin(self.sequences.items[found.stop], self._learnt)
+        if self._newest is not None:
+            is_learnt &= found.stop >= self._splits.train_stop[found.user] - self._newest
+        return found if is_learnt.all() else TrainSamples(*(column[is_learnt] for column in found))
 
     def _epoch(self) -> list[NDArray[np.int64]]:
         """Batches of the next epoch: shuffle, bring equal lengths together, cut, shuffle the batches."""
