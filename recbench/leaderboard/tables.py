@@ -23,7 +23,7 @@ Row = dict[str, Any]
 
 PROTOCOLS = {
     "loo-full": "leave-one-out by time, all items ranked",
-    "loo-full-leaky": "leave-one-out by time, all items ranked; the items' ids tell the targets: for parity only",
+    "loo-full-leaky": "leave-one-out by time, all items ranked; the items' ids tell the targets",
     "loo-5km": "leave-one-out by time, places within 5 km of the last check-in ranked",
     "loo-5km-target": "leave-one-out by time, places within 5 km of the target ranked",
     "top-n-99": "leave-one-out by time, ranked among 99 random items that the user never took",
