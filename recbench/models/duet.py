@@ -60,7 +60,7 @@ class DUET(Collaborative):
         max_len: most recent items that the cloud is shown.
         train_lag: in training the cloud's items end up to so many interactions before the device's, drawn
             for every batch, as they do where weights are used for longer than one request.
-        half: whether weights cross as float16.
+        sent_as: number format of the weights that cross.
         frozen_hyper: whether the hypernetwork's last maps stay random, as in the published code.
         boundary: between the sides.
         recipe: how the hypernetwork is trained; its samples must be prefixes.
@@ -82,7 +82,7 @@ class DUET(Collaborative):
         hidden: int = 64,
         max_len: int = 50,
         train_lag: int = 0,
-        half: bool = False,
+        sent_as: Literal["float32", "float16"] = "float32",
         frozen_hyper: bool = False,
         boundary: Boundary = Boundary(),
         recipe: Recipe = Recipe(samples="prefixes"),
@@ -96,7 +96,7 @@ class DUET(Collaborative):
             )
         self.base = base or SASRec()
         self.train_base, self.hidden, self.max_len = train_base, hidden, max_len
-        self.train_lag, self.half, self.frozen_hyper = train_lag, half, frozen_hyper
+        self.train_lag, self.sent_as, self.frozen_hyper = train_lag, sent_as, frozen_hyper
 
     def build(self, catalog: Catalog) -> None:
         """The base with its places on the device, the hypernetwork on the cloud."""
@@ -149,7 +149,8 @@ class _Writer:
     """The cloud's handler."""
 
     def __init__(self, model: DUET, *, version: str) -> None:
-        self.write, self.items, self.half = model.write, model.base.items.weight, model.half
+        self.write, self.items = model.write, model.base.items.weight
+        self.half = model.sent_as == "float16"
         self.version = version
 
     def __call__(self, asked: Sequence[Question], /) -> list[Reply | Failure]:

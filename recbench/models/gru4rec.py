@@ -15,6 +15,7 @@ from torch import nn
 
 from recbench.models.base import Paper, Recipe, at_least
 from recbench.models.causal import CausalScorer
+from recbench.nn.attention import is_unpadded
 from recbench.nn.dropout import Dropout, check_rate
 from recbench.nn.losses import Loss  # noqa: TC001 - the command line reads the annotation
 
@@ -87,9 +88,8 @@ class GRU4Rec(CausalScorer):
         """(B, L) items -> (B, L', D) states of the newest, each of which has seen those up to its own."""
         history = history[:, -self.max_len :]  # -0 is everything
         x = self.input_dropout(self.items(history))
-        lengths = (history != 0).sum(1)
-        if int(lengths.min()) < history.shape[1]:
-            return self._padded_states(x, lengths)
+        if not is_unpadded(history):
+            return self._padded_states(x, (history != 0).sum(1))
         out: Tensor = self.project(self.output_dropout(self.gru(x)[0]))
         return out
 

@@ -24,6 +24,7 @@ from torch import nn
 
 from recbench.models.base import Paper, Recipe, at_least
 from recbench.models.causal import CausalScorer
+from recbench.nn.attention import is_unpadded
 from recbench.nn.dropout import Dropout, check_rate
 from recbench.nn.losses import SampledSoftmax
 
@@ -256,4 +257,4 @@ def _visible(history: Tensor, dtype: torch.dtype) -> Tensor:
     """
     real = history != 0
     causal = torch.ones(1, 1, *history.shape[1:] * 2, dtype=dtype, device=history.device).tril()
-    return causal if bool(real.all()) else causal * real[:, None, None]
+    return causal if is_unpadded(history) else causal * real[:, None, None]

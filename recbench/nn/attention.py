@@ -17,15 +17,20 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+def is_unpadded(history: Tensor) -> bool:
+    """Whether every position is an item; where a graph is exported, which must serve all histories, False."""
+    return not torch.compiler.is_exporting() and bool((history != 0).all())
+
+
 def causal_mask(history: Tensor) -> Tensor | None:
     """(B, 1, L, L) True where a position may look: at itself and at real items before it.
 
     None when there is no padding, so that the fast causal kernel serves. A padded position sees itself, or
     its softmax would be 0 / 0.
     """
-    real = history != 0
-    if bool(real.all()):
+    if is_unpadded(history):
         return None
+    real = history != 0
     length = history.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool, device=history.device).tril()
     itself = torch.eye(length, dtype=torch.bool, device=history.device)

@@ -31,7 +31,8 @@ def newest_recurrent_state(gru: nn.GRU, x: Tensor, real: Tensor) -> Tensor:
     to_left = (steps + length - count) % length  # shifted left, so that the recurrence starts at item 1
     states = gru(x.gather(1, to_left[..., None].expand_as(x)))[0]
     newest = (count - 1).clamp_min(0)[..., None].expand(-1, 1, states.shape[2])
-    return states.gather(1, newest)[:, 0] * (count > 0)
+    state: Tensor = states.gather(1, newest)[:, 0] * (count > 0)
+    return state
 
 
 class Hypernetwork(nn.Module):
