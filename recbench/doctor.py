@@ -11,8 +11,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from recbench import carried, weights
-from recbench.data import prepare, raw, recipes, store
-from recbench.data.public import DATA_SETS
+from recbench.data import raw
 from recbench.errors import DataError, RecbenchError
 
 if TYPE_CHECKING:
@@ -125,6 +124,9 @@ def disk(folder: Path) -> str:
 
 def data_sets() -> Iterator[str]:
     """Raw files and prepared data, checked."""
+    from recbench.data import recipes
+    from recbench.data.public import DATA_SETS
+
     try:
         folders = raw.raw_folders()
     except RecbenchError as error:
@@ -176,6 +178,8 @@ def measured(
 
 
 def _prepared(folder: Path) -> str:
+    from recbench.data import prepare, store
+
     name, _, seed = folder.name.rpartition("-seed")
     try:
         card = store.read(folder).card
