@@ -170,8 +170,9 @@ class P5(Generator):
             words = words_of(text for texts in self.templates.values() for text in texts)
             pieces = text_words({word: i for i, word in enumerate(words)})
             table = torch.randn(first + len(words), self.dim)  # a T5's own scale
-        self.tokens = nn.Embedding(*table.shape, _weight=table)
-        self.words = nn.Embedding(_NUM_WORDS, table.shape[1])
+        num_rows, width = table.shape
+        self.tokens = nn.Embedding(num_rows, width, _weight=table)
+        self.words = nn.Embedding(_NUM_WORDS, width)
         nn.init.normal_(self.words.weight, std=0.02)
 
         def encode(text: str) -> list[list[int]]:

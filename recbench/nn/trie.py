@@ -71,7 +71,7 @@ class Trie(nn.Module):
         self.register_buffer("codes", torch.zeros(num_items + 1, num_codes, dtype=torch.int64))
         self.register_buffer("items", torch.zeros(0, dtype=torch.int64), persistent=False)
         self._levels = nn.ModuleList()
-        self.register_load_state_dict_post_hook(_index_what_was_loaded)
+        self.register_load_state_dict_post_hook(_index_what_was_loaded)  # type: ignore[no-untyped-call]
 
     @classmethod
     def of(cls, codes: Tensor) -> Trie:

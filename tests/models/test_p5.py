@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -11,12 +12,14 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from recbench.data.batch import SequenceBatch
-from recbench.data.module import InteractionData
 from recbench.models import P5, POD
 from recbench.models.base import Recipe
 from recbench.models.p5 import Tasks
 from recbench.nn.item_codes import Random, Sequential
 from tests.small import small_data
+
+if TYPE_CHECKING:
+    from recbench.data.module import InteractionData
 
 SIZES = {"dim": 16, "hidden": 32, "num_layers": 1, "num_heads": 2, "max_len": 5, "codes": Random(num_codes=2)}
 
