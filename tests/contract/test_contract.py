@@ -56,6 +56,13 @@ SMALL = {
     "recipe.weight_decay": 0.0,
     "recipe.batch_size": 32,
 }
+SMALL_PARTS = {  # of what is trained one after the other
+    "LSC4Rec": {
+        f"{part}.{name}": value
+        for part in ("cloud", "device")
+        for name, value in {"num_layers": 1, "recipe.batch_size": 128}.items()
+    }
+}
 USERS = np.arange(40)
 
 
@@ -70,6 +77,7 @@ def make(preset: str, **overrides: object) -> Recommender:
             for name, value in (SMALL | overrides).items()
             if name.partition(".")[0] in known
         ]
+    wanted += SMALL_PARTS.get(CLASSES[preset], {}).items()
     return copy.deepcopy(_parsed(preset, tuple(wanted)))
 
 
