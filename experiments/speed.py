@@ -3,6 +3,7 @@
     python experiments/speed.py                                  # the figures that take seconds
     python experiments/speed.py train/sasrec-10min               # ten minutes of training
     python experiments/speed.py methods                          # a row per method, one core, some minutes
+    python experiments/speed.py decode/beam20 edge/exchange      # writing items; crossing the boundary
     python experiments/speed.py method/sasrec                    # one of these rows
 
 Every figure is measured in one run beside what it is compared with (`versus`) and beside its floor: the
@@ -42,7 +43,7 @@ from recbench.nn.losses import FullSoftmax, Loss, SampledSoftmax
 from recbench.training import TrainerOptions, train
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from measuring import Figure
 
@@ -223,6 +224,23 @@ class Watched(SASRec):
         self._off_clock += time.perf_counter() - pause
 
 
+def decoding(num_beams: int) -> Iterator[Figure]:
+    """Beam search over item codes beside transformers' own (see `decode.py`); one thread."""
+    import decode  # needs the extra llm, which other figures do not
+
+    torch.set_num_threads(1)
+    with torch.inference_mode():
+        yield decode.figure(num_beams)
+
+
+def boundary(name: str) -> Iterator[Figure]:
+    """What the device-cloud boundary itself costs (see `edge_cost.py`); one thread."""
+    import edge_cost
+
+    torch.set_num_threads(1)
+    yield edge_cost.exchange() if name == "exchange" else edge_cost.evaluation(num_items=12_000)
+
+
 FIGURES: dict[str, Callable[[], Iterable[Figure]]] = {
     "train/sasrec-sampled": train_sampled,
     "train/sasrec-full": train_full,
@@ -230,6 +248,10 @@ FIGURES: dict[str, Callable[[], Iterable[Figure]]] = {
     "data/prepare": prepare_sports,
     "train/sasrec-10min": ten_minutes,
     "train/sasrec-time-to": time_to,
+    "decode/beam20": partial(decoding, 20),
+    "decode/beam50": partial(decoding, 50),
+    "edge/exchange": partial(boundary, "exchange"),
+    "edge/evaluation": partial(boundary, "evaluation"),
     "methods": methods,
     **{name: partial(methods, [name]) for name in reversed(cells())},
 }
