@@ -34,6 +34,7 @@ COMMANDS: dict[str, Callable[..., object]] = {
     "bench": commands.bench,
     "leaderboard": commands.leaderboard,
     "replay": commands.replay,
+    "export": commands.export,
     "serve cloud": commands.serve_cloud,
     "device": commands.device,
     "data list": commands.data_list,

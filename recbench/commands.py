@@ -7,7 +7,7 @@ annotation here is of a module that imports torch: resolving one imports it, and
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from recbench.config import preset_file
 from recbench.data.tables.columns import Columns
@@ -138,6 +138,37 @@ def device(
     said = f"by {answer.source[0]}{waited}; {crossed.bytes_up} bytes up, {crossed.bytes_down} down"
     table.caption = f"{said}; the cloud: {link.problem}" if link.problem else said
     return table
+
+
+def export(
+    run: Path,
+    *,
+    to: Literal["onnx"] = "onnx",
+    int8: bool = False,
+    out: Path | None = None,
+    k: int = 10,
+    users: int = 1000,
+) -> Table:
+    """Write what a device needs of a saved run as one file, check it against torch, and time it.
+
+    Args:
+        run: folder of a finished run, such as runs/demo-sasrec-0-1a2b3c4d.
+        to: format of the file.
+        int8: also write matrices as small integers, to a second file.
+        out: the file; device.onnx in the run's folder unless given.
+        k: how many items it recommends.
+        users: how many are compared.
+    """
+    model, data = restore(run)
+    _check_request(data.catalog, data.prepared.name, user=0, k=k)
+    if users < 1:
+        raise UsageError(f"--users {users}: compare at least one")
+    from recbench.export import export as write
+    from recbench.figures import export_table
+
+    file = out or run / f"device.{to}"
+    found = write(model, data, file, int8=int8, k=k, num_users=users)
+    return export_table(f"{run.name} on the device, one user at a time", found, file, k=k)
 
 
 def _check_request(catalog: Catalog, name: str, *, user: int, k: int) -> None:

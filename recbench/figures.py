@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from recbench.data.catalog import Catalog
     from recbench.evaluate import Group
+    from recbench.export import Figures
     from recbench.results import Estimate, Run
 
 SHOWN = ("hr@10", "ndcg@10", "precision@10", "mrr@10")
@@ -71,4 +72,16 @@ def item_table(catalog: Catalog, items: Sequence[int], scores: Sequence[float]) 
         if item:  # 0 where fewer than asked for may be shown
             title = [titles[item - 1]] if has_title else []
             table.add_row(str(place), str(names[item - 1]), f"{score:.3f}", *title)
+    return table
+
+
+def export_table(title: str, forms: Sequence[Figures], file: Path, *, k: int) -> Table:
+    """Size, start, time and agreement of the forms of a device's part, and where the file lies."""
+    table = Table("", "MB", "cold start", "p50", "p95", f"same top {k}", "shared items", title=title)
+    for form in forms:
+        cold = "" if form.cold_ms is None else f"{form.cold_ms:.0f} ms"
+        times = [f"{spent:.2f} ms" for spent in (form.latency.p50_ms, form.latency.p95_ms)]
+        shares = [f"{share:.1%}" for share in (form.agreement, form.overlap)]
+        table.add_row(form.name, f"{form.megabytes:.2f}", cold, *times, *shares)
+    table.caption = str(file)
     return table
