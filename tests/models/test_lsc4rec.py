@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +15,7 @@ import torch
 from small import RECIPE, run, small_data, timeless
 from torch import nn
 
+from recbench import checkpoint
 from recbench.edge.lists import ScoredList
 from recbench.edge.policy import Always, Never, RandomBudget, Threshold
 from recbench.evaluate import evaluate
@@ -26,9 +29,11 @@ from recbench.nn.recombination import find, recombine
 from recbench.nn.trie import Trie
 from recbench.training import TrainerOptions, train
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "experiments"))
+import lsc4rec as experiment
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Sequence
 
     from recbench.data.batch import SequenceBatch
     from recbench.data.module import InteractionData
@@ -472,7 +477,10 @@ class TestInService:
         assert torch.equal(found.rank, wanted.rank)
 
 
-def test_a_run_broken_after_its_lists_is_the_unbroken_one(tmp_path: Path) -> None:
+def test_a_run_broken_after_its_lists_is_the_unbroken_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recbench.fit.request_latency", lambda *_: {})  # takes longest, and is no result
     unbroken = timeless(run(tmp_path / "unbroken", small()))
 
     def press(*_: Any) -> Any:
@@ -488,3 +496,72 @@ def test_a_run_broken_after_its_lists_is_the_unbroken_one(tmp_path: Path) -> Non
     assert resumed == unbroken
     assert list(resumed["stages"]) == ["cloud", "device", "lists", "cooperate", "adapt"]
     assert "validation NDCG@10 after each stage: device" in resumed["note"]
+
+
+class TestExperiment:
+    @pytest.fixture
+    def views(self, taught: Taught, tmp_path: Path) -> Any:
+        found = experiment.Views(taught.model, taught.data, tmp_path)
+        found.remember()
+        yield found
+        del taught.model.cloud_side
+        taught.model.alpha.fill_(found.chosen)
+        taught.model.cross(Boundary(policy=Never(), lag=2))
+
+    def test_a_remembering_cloud_computes_a_frame_once(self) -> None:
+        asked: list[bytes] = []
+
+        class Cloud:
+            def handle(self, frames: Sequence[bytes]) -> list[bytes]:
+                asked.extend(frames)
+                return [frame.upper() for frame in frames]
+
+        cloud = experiment.Remembering(Cloud(), {})
+        assert cloud.handle([b"a", b"b", b"a"]) == [b"A", b"B", b"A"]
+        assert cloud.handle([b"b", b"c"]) == [b"B", b"C"]
+        assert asked == [b"a", b"b", b"c"]
+
+    def test_a_view_is_what_evaluation_gives(self, views: Any, taught: Taught) -> None:
+        ours = views.view("LSC4Rec")
+        plain = means(evaluate(taught.model, taught.data).ranks)
+        assert ours.metric("hr@10").mean() == pytest.approx(plain["hr@10"])
+        assert ours.asked == 0
+        assert views.view("", experiment.NOW).asked == 1
+
+    def test_the_best_share_and_thresholds_are_those_of_training(self, views: Any, taught: Taught) -> None:
+        assert views.best_share() == pytest.approx(views.chosen)
+        assert views.threshold(0.2) == pytest.approx(taught.model.threshold(0.2))
+
+    def test_an_oracle_is_never_worse_than_chance_nor_than_what_was_there(self, views: Any) -> None:
+        old, fresh = views.view("old"), views.view("fresh", experiment.NOW)
+        rows = {row.name: row for row in experiment.requests(views, old, fresh)}
+        assert len(rows) == 4 * len(experiment.BUDGETS)
+        for budget in experiment.BUDGETS:
+            oracle = rows[f"oracle {budget:.0%}"]
+            assert oracle.asked <= budget
+            assert (oracle.metric("ndcg@10") >= old.metric("ndcg@10")).all()
+            asking, chance = rows[f"inconsistency {budget:.0%}"], rows[f"random {budget:.0%}"]
+            assert asking.asked == chance.asked
+            mean = (1 - asking.asked) * old.values + asking.asked * fresh.values
+            assert np.allclose(chance.values, mean)
+
+    def test_answers_by_hand(self) -> None:
+        better, worse = np.ones(100), np.zeros(100)
+        assert experiment.Difference.of(better, worse).answer == "yes"
+        assert experiment.Difference.of(worse, better).answer == "no"
+        mixed = np.arange(100) % 2
+        assert experiment.Difference.of(mixed, 1 - mixed).answer == "not separable"
+
+    def test_the_report_has_all_tables_and_claims(
+        self, views: Any, taught: Taught, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(experiment, "latencies", lambda _: {"kept list": {"device": 1.0}})
+        for name in ("device", "cooperate", "adapt"):
+            weights = {"weights": taught.stages[name].state_dict()}
+            checkpoint.save(weights, views.stages / f"{name}.ckpt")
+        text = "\n".join(experiment.report(views))
+        for heading in ("Tables 1 and 5", "Table 4", "Table 6", "Table 7", *(f"L{n}" for n in range(1, 11))):
+            assert heading in text
+        rows = {line.split(" | ")[0]: line.split(" | ")[1:5] for line in text.splitlines()}
+        assert rows["| stage adapt"] == rows["| LSC4Rec"]  # what the last stage left is the method
+        assert rows["| lists of 20"] == rows["| LSC4Rec"]  # as long as it has always been
