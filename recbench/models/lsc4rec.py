@@ -34,7 +34,7 @@ from torch import nn
 from recbench.edge import lists
 from recbench.edge.cloud import Cloud, Lister
 from recbench.edge.messages import Candidates, History
-from recbench.edge.policy import Never, Threshold, check_budget, threshold_at
+from recbench.edge.policy import Never, Policy, check_budget, threshold_at
 from recbench.edge.reranker import OwnSteps, Reranker
 from recbench.models.base import Paper, Ranking, Recipe, Recommender, Scorer, Stage, at_least
 from recbench.models.collaborative import Boundary, Collaborative
@@ -47,7 +47,7 @@ from recbench.nn.ranking import RankMetrics, TargetRanks, ranks_in_lists
 from recbench.nn.recombination import recombine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -55,8 +55,7 @@ if TYPE_CHECKING:
     from recbench.data.batch import SequenceBatch
     from recbench.data.catalog import Catalog
     from recbench.data.module import InteractionData
-    from recbench.edge.device import Device
-    from recbench.edge.link import InProcess
+    from recbench.edge.policy import State
 
 _MOMENTS_PER_BLOCK = 1024
 _NOT_KNOWN = -1.0  # in a table of numbers that are 0 or more
@@ -100,6 +99,7 @@ class LSC4Rec(Collaborative):
     recall: Tensor  # () of the validation targets that the lists hold
     skills: Tensor  # (3,) NDCG@10 on validation after device, cooperation and adaptation
     needs: Tensor  # (U,) inconsistency at the validation moments
+    limit: Tensor  # () the inconsistency from which a device asks, if it is a budget that decides
 
     def __init__(
         self,
@@ -142,6 +142,8 @@ class LSC4Rec(Collaborative):
         self.cooperation, self.adaptation, self.num_recent = cooperation, adaptation, num_recent
         self.own_steps, self.own_lr = own_steps, own_lr
         self.fusion, self.budget = fusion, budget
+        if budget:
+            self.boundary = replace(boundary, policy=AtLimit(self._limit))
 
     @property
     def track(self) -> str:
@@ -161,7 +163,8 @@ class LSC4Rec(Collaborative):
         self.register_buffer("alpha", torch.zeros(()))
         self.register_buffer("recall", torch.zeros(()))
         self.register_buffer("skills", torch.full((3,), _NOT_KNOWN))
-        self.register_buffer("needs", torch.full((catalog.num_users,), _NOT_KNOWN))
+        self.register_buffer("needs", torch.full((catalog.num_users,), _NOT_KNOWN, dtype=torch.float64))
+        self.register_buffer("limit", torch.full((), torch.inf, dtype=torch.float64))
 
     def stages(self, data: InteractionData) -> Iterator[Stage]:
         """Independent, cooperative and adaptive training (Sec. 3.2.2)."""
@@ -214,7 +217,7 @@ class LSC4Rec(Collaborative):
 
     def threshold(self, budget: float) -> float:
         """The inconsistency above which a device asks, so that `budget` of the validation requests would."""
-        return threshold_at(self.needs[self.needs >= 0].double().cpu().numpy(), budget)
+        return threshold_at(self.needs[self.needs >= 0].cpu().numpy(), budget)
 
     def notes(self) -> tuple[str, ...]:
         """How good the lists are, and what was chosen or found on validation."""
@@ -237,10 +240,8 @@ class LSC4Rec(Collaborative):
         kept.fill(self.lister(), history, data, lag=self.lag)
         self.cloud.to("cpu")
 
-    def _made(self) -> tuple[Device, Device, InProcess]:
-        if self._sides is None and self.budget:
-            self.cross(replace(self.boundary, policy=Threshold(threshold=self.threshold(self.budget))))
-        return super()._made()
+    def _limit(self) -> float:
+        return float(self.limit)
 
     @torch.inference_mode()
     def _judged(self, data: InteractionData, kept: KeptLists) -> tuple[float, float]:
@@ -263,10 +264,26 @@ class LSC4Rec(Collaborative):
         self.device_model.eval()
         for batch in data.val_dataloader():
             items, _ = kept.at(batch)
-            self.needs[batch.users] = inconsistency(items, self.device_model.score(batch, items)).float()
+            self.needs[batch.users] = inconsistency(items, self.device_model.score(batch, items))
             hits.append((items == batch.target[:, None]).any(1))
         self.recall.fill_(torch.cat(hits).float().mean())
+        self.limit.fill_(self.threshold(self.budget))
         self._sides = None  # made of another share, if at all
+
+
+class AtLimit(Policy):
+    """Where the inconsistency is as high as a limit that is known once training is over, or there is no list.
+
+    Args:
+        limit: says how high.
+    """
+
+    def __init__(self, limit: Callable[[], float]) -> None:
+        self.limit = limit
+
+    def decide(self, state: State) -> NDArray[np.bool_]:
+        """By the score."""
+        return state.is_empty | (state.score() >= self.limit())
 
 
 class Asked(Recommender):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import sys
@@ -415,13 +416,17 @@ class TestWhatIsChosen:
         model = small(budget=0.2, history_lag=2)
         model.build(taught.data.catalog)
         model.load_state_dict(taught.model.state_dict())
-        model.eval()
-        batch = next(iter(taught.data.test_dataloader()))
-        with torch.inference_mode():
-            asked = model.answer(batch).asked
-        assert isinstance(model.boundary.policy, Threshold)
-        assert model.boundary.policy.threshold == taught.model.threshold(0.2)
-        assert 0 < asked.sum() < len(asked)
+        model._choose(taught.data, taught.kept)
+        loaded = copy.deepcopy(small(budget=0.2, history_lag=2))  # as the command line's methods are copied
+        loaded.build(taught.data.catalog)
+        loaded.load_state_dict(model.state_dict())
+        threshold = taught.model.threshold(0.2)
+        for one in (model, loaded):
+            with torch.inference_mode():
+                answers = [one.eval().answer(batch) for batch in taught.data.val_dataloader()]
+            asked = np.concatenate([answer.asked for answer in answers])
+            assert asked.sum() == (model.needs >= threshold).sum() > 0
+            assert 0.1 < asked.mean() <= 0.2
 
 
 class TestInService:
