@@ -26,7 +26,8 @@ from recbench.edge.policy import Always, Never, Policy, RandomBudget, State, Thr
 from recbench.evaluate import evaluate, request_latency
 from recbench.metrics import bootstrap_means, interval, per_user
 from recbench.models.collaborative import Boundary
-from recbench.models.lsc4rec import Asked, LSC4Rec
+from recbench.models.lsc4rec import LSC4Rec
+from recbench.models.on_lists import Asked
 from recbench.nn.list_fusion import shares
 
 if TYPE_CHECKING:

@@ -36,10 +36,12 @@ WITHOUT_TORCH = ["errors", "metrics", "results", "leaderboard", "config", "parse
 WITHOUT_TORCH += ["weights", "carried", "doctor", "nn.lm_options"]
 WITHOUT_TORCH += [f"data.{name}" for name in ("raw", "sources", "prepare", "synthetic", "audit")]
 SHARED = {
-    f"models.{name}" for name in ("base", "causal", "collaborative", "generator", "personal")
+    f"models.{name}"
+    for name in ("base", "causal", "collaborative", "generator", "on_lists", "patched", "personal")
 }  # no methods themselves
 MADE_OF = {  # methods that their papers make of other methods
     "models.pod": {"models.p5"},
+    "models.dccl": {"models.sasrec"},
     "models.duet": {"models.din", "models.sasrec"},
     "models.personal": {"models.din"},
     "models.l3rec": {"models.multvae", "models.pod"},

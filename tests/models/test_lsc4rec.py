@@ -23,7 +23,7 @@ from recbench.evaluate import evaluate
 from recbench.metrics import means
 from recbench.models import DIN, POD, CodeLM, GRU4Rec, LSC4Rec, Popularity, SASRec
 from recbench.models.collaborative import Boundary
-from recbench.models.lsc4rec import Cooperation, KeptLists, positions
+from recbench.models.on_lists import Cooperation, KeptLists, positions
 from recbench.nn.list_fusion import GRID, inconsistency, minmax, mix
 from recbench.nn.own_history import listwise, own_moments, tuned
 from recbench.nn.recombination import find, recombine
@@ -321,9 +321,9 @@ class TestStages:
         data.mask_seen = True
         model.build(data.catalog)
         model.cloud.write_items(data)
-        kept = KeptLists(150, num_moments=3, num_listed=60)
+        kept = KeptLists(150, 60, num_moments=3, num_listed=60)
         kept.listed.copy_(torch.arange(1, 61))
-        module = Cooperation(model, kept, data, BY_LIST)
+        module = model._cooperation(kept, data)
         moments, items, is_candidate = module.augmented(np.arange(10))
         for row, real, history, target in zip(
             items.tolist(), is_candidate.tolist(), moments.seen.tolist(), moments.target.tolist(), strict=True
@@ -492,7 +492,7 @@ def test_a_run_broken_after_its_lists_is_the_unbroken_one(
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("recbench.models.lsc4rec.Adaptation.loss", press)
+        patch.setattr("recbench.models.on_lists.Adaptation.loss", press)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "broken", small())
     with pytest.MonkeyPatch.context() as patch:
