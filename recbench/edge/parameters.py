@@ -76,7 +76,7 @@ class PersonalBrain(Brain):
     def are_usable(self, replies: Sequence[Any]) -> list[bool]:
         """Whether each has an array for every place and no other, of its shape, all finite."""
         slots = self.model.slots()
-        return [_fit(reply.tensors, slots) for reply in replies]
+        return [fits(reply.tensors, slots) for reply in replies]
 
     def alone(self, batch: SequenceBatch) -> ScoredCatalog:
         """Scores that need no cloud."""
@@ -121,7 +121,8 @@ def weights_version(catalog: str, *modules: nn.Module) -> str:
     return digest.hexdigest()[:12]
 
 
-def _fit(tensors: Mapping[str, Any], slots: Mapping[str, tuple[int, ...]]) -> bool:
+def fits(tensors: Mapping[str, Any], slots: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether these are the arrays of one user's slots, and nothing else: names, shapes, finite numbers."""
     return tensors.keys() == slots.keys() and all(
         tensors[name].shape == shape
         and tensors[name].dtype in (np.float16, np.float32)

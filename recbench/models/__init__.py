@@ -4,6 +4,7 @@ from recbench.models.bert4rec import BERT4Rec
 from recbench.models.bsarec import BSARec
 from recbench.models.caser import Caser
 from recbench.models.code_lm import CodeLM
+from recbench.models.dccl import DCCL
 from recbench.models.din import DIN
 from recbench.models.duet import DUET
 from recbench.models.ease import EASE
@@ -28,6 +29,7 @@ from recbench.models.surge import Surge
 from recbench.models.surge_tf import SurgeTF
 
 __all__ = [
+    "DCCL",
     "DIN",
     "DUET",
     "EASE",
