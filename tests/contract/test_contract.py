@@ -61,7 +61,9 @@ SMALL_PARTS = {  # of what is trained one after the other
         f"{part}.{name}": value
         for part in ("cloud", "device")
         for name, value in {"num_layers": 1, "recipe.batch_size": 128}.items()
-    }
+    },
+    "DUET": {"base.recipe.batch_size": 128, "recipe.batch_size": 128},
+    "DCCL": {"base.num_layers": 1, "base.recipe.batch_size": 128, "recipe.batch_size": 128},
 }
 USERS = np.arange(40)
 
