@@ -22,13 +22,11 @@ vector, M moments of a user, C candidates, N items.
 from __future__ import annotations
 
 import copy
-from abc import abstractmethod
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812 - PyTorch's own name for it
 from torch import nn
 
 from recbench.edge.cloud import Cloud
@@ -41,12 +39,12 @@ from recbench.edge.parameters import (
     weights_version,
 )
 from recbench.edge.policy import Never
-from recbench.models.base import Paper, Recipe, Scorer, Stage, at_least
+from recbench.models.base import Paper, Recipe, Stage, at_least
 from recbench.models.causal import CausalScorer
 from recbench.models.collaborative import Boundary, Collaborative
-from recbench.models.patched import PatchedModel
+from recbench.models.patched import PAPER, FollowEncoded, FollowPatched, PatchedModel
 from recbench.models.sasrec import SASRec
-from recbench.nn.losses import other_items
+from recbench.nn.meta_patch import VectorEncoder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -57,10 +55,8 @@ if TYPE_CHECKING:
     from recbench.data.catalog import Catalog
     from recbench.data.module import InteractionData
     from recbench.edge.messages import Question, Reply
+    from recbench.models.patched import Following
 
-PAPER = Paper(
-    "Device-Cloud Collaborative Learning for Recommendation", "KDD", 2021, "https://arxiv.org/abs/2104.06624"
-)
 _USERS_PER_BLOCK = 128
 
 
@@ -131,29 +127,17 @@ class DCCL(Collaborative):
 
     def stages(self, data: InteractionData) -> Iterator[Stage]:
         """The base, then rounds of MetaPatch and of the two steps of MoMoDistill."""
-        yield from self.base.stages(data)
+        yield from (replace(stage, name=f"base-{stage.name}") for stage in self.base.stages(data))
         for number in range(self.num_rounds if self.rank else 0):
             yield self._devices(data, f"devices-{number}")
             teacher = copy.deepcopy(self.local).requires_grad_(requires_grad=False).eval()
             self._let_learn(model=True)
-            yield Stage(f"model-{number}", FollowPatched(self, teacher), data, self.recipe)
+            yield Stage(f"model-{number}", self._step(FollowPatched, teacher), data, self.recipe)
             self._let_learn(model=False)
-            yield Stage(f"basis-{number}", FollowEncoded(self, teacher), data, self.recipe)
+            yield Stage(f"basis-{number}", self._step(FollowEncoded, teacher), data, self.recipe)
         if self.rank:
             yield self._devices(data, "devices")
         self.cross(self.boundary)  # the version of the weights is known now
-
-    def loss(self, batch: SequenceBatch) -> Tensor:
-        """The base's loss of the model with the users' encoded patches."""
-        state = self.local.state(batch.history, self.encoded(batch.users))
-        return self.base.criterion(state, batch.target, self.base.items.weight)
-
-    def encoded(self, users: Tensor) -> Tensor | None:
-        """(B, K) what the cloud makes of the users' vectors."""
-        if self.encoder is None:
-            return None
-        found: Tensor = self.encoder(self.vectors[users])
-        return found
 
     def vectors_of(self, users: Tensor) -> Tensor:
         """(B, K) what the users' devices have learnt."""
@@ -185,14 +169,29 @@ class DCCL(Collaborative):
 
         def learn() -> None:
             self.eval()
-            users, device = torch.from_numpy(data.users("known")), self.vectors.device
+            sequences, device = data.train_sequences(), self.vectors.device
+            lengths = np.minimum(sequences.lengths, data.max_len)
+            order = np.argsort(lengths, kind="stable")  # equal lengths together: little padding
             self.vectors.zero_()
-            for some, items in zip(
-                torch.split(users, _USERS_PER_BLOCK), data.train_bags(_USERS_PER_BLOCK), strict=True
-            ):
-                self.vectors[some.to(device)] = self.learnt(items[:, -data.max_len :].to(device))
+            for start in range(0, len(order), _USERS_PER_BLOCK):
+                some = order[start : start + _USERS_PER_BLOCK]
+                history = torch.from_numpy(sequences.windows(sequences.offsets[some + 1], lengths[some]))
+                users = torch.from_numpy(data.users("known")[some])
+                self.vectors[users.to(device)] = self.learnt(history.to(device))
 
         return Stage(name, self, data, solve=learn)
+
+    def _step(self, kind: type[Following], teacher: PatchedModel) -> Following:
+        assert self.encoder is not None
+        return kind(
+            self.local,
+            self.encoder,
+            self.vectors,
+            teacher=teacher,
+            weight=self.distillation,
+            num_listed=self.num_listed,
+            recipe=self.recipe,
+        )
 
     def _let_learn(self, *, model: bool) -> None:
         """Either the model, or basis and encoder."""
@@ -203,92 +202,6 @@ class DCCL(Collaborative):
 
     def _weights_version(self) -> str:
         return weights_version(self.version, self.local)
-
-
-class VectorEncoder(nn.Module):
-    """Makes a vector of a vector: itself plus two layers that begin at zero.
-
-    Args:
-        rank: K.
-    """
-
-    def __init__(self, rank: int) -> None:
-        super().__init__()
-        self.up, self.down = nn.Linear(rank, 2 * rank), nn.Linear(2 * rank, rank)
-        nn.init.zeros_(self.down.weight)
-        nn.init.zeros_(self.down.bias)
-
-    def forward(self, vector: Tensor) -> Tensor:
-        """(B, K) -> (B, K)."""
-        out: Tensor = vector + self.down(torch.tanh(self.up(vector)))
-        return out
-
-
-class Following(Scorer):
-    """One step in the cloud: learn the next item, and what the patched model of its user says of others.
-
-    Args:
-        whole: the method, part of which is trained in place.
-        teacher: the model as it was when the devices learnt.
-    """
-
-    paper: ClassVar[Paper] = PAPER
-    vectors: Tensor
-
-    def __init__(self, whole: DCCL, teacher: PatchedModel) -> None:
-        super().__init__(whole.recipe)
-        self.local, self.encoder = whole.local, whole.encoder
-        self.register_buffer("vectors", whole.vectors, persistent=False)
-        self.weight, self.num_listed = whole.distillation, whole.num_listed
-        self._teacher = (teacher,)  # not a part of what is trained and kept
-
-    def build(self, catalog: Catalog) -> None:
-        """Everything is there."""
-
-    @abstractmethod
-    def vector(self, users: Tensor) -> Tensor | None:
-        """(B, K) of the student's patches; None for none."""
-
-    def loss(self, batch: SequenceBatch) -> Tensor:
-        """Cross entropy plus lambda times the divergence of the student from the patched teacher."""
-        local, base = self.local, self.local.base
-        state = local.state(batch.history, self.vector(batch.users))
-        loss = base.criterion(state, batch.target, base.items.weight)
-        if not self.weight:
-            return loss
-        others = other_items(batch.target, self.num_listed, num_items=len(base.items.weight) - 1)
-        items = torch.cat([batch.target[:, None], others], dim=1)
-        teacher = self._teacher[0].to(state.device)
-        with torch.no_grad():
-            wanted = teacher.logits(teacher.state(batch.history, self.vectors[batch.users]), items)
-        found = local.logits(state, items).log_softmax(1)
-        return loss + self.weight * F.kl_div(
-            found, wanted.log_softmax(1), reduction="batchmean", log_target=True
-        )
-
-    def score(self, batch: SequenceBatch, items: Tensor | None = None) -> Tensor:
-        """What is validated: the student."""
-        vector = self.vector(batch.users)
-        scores = self.local.score(batch, None if vector is None else {"vector": vector})
-        return scores if items is None else scores.gather(1, items)
-
-
-class FollowPatched(Following):
-    """First step: the model without patches learns."""
-
-    def vector(self, users: Tensor) -> Tensor | None:  # noqa: ARG002
-        """None."""
-        return None
-
-
-class FollowEncoded(Following):
-    """Second step: basis and encoder learn, upon the model."""
-
-    def vector(self, users: Tensor) -> Tensor | None:
-        """What the encoder makes of the users' own."""
-        assert self.encoder is not None
-        found: Tensor = self.encoder(self.vectors[users])
-        return found
 
 
 class _Encodes:

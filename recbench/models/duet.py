@@ -113,9 +113,9 @@ class DUET(Collaborative):
     def stages(self, data: InteractionData) -> Iterator[Stage]:
         """The base as its own stages say, then the hypernetwork, or all at once."""
         if self.train_base != "together":
-            yield from self.base.stages(data)
+            yield from (replace(stage, name=f"base-{stage.name}") for stage in self.base.stages(data))
         self.local.requires_grad_(self.train_base != "before")
-        yield Stage("hypernetwork", self, data, self.recipe)
+        yield Stage("train", self, data, self.recipe)
         self.cross(self.boundary)  # the version of the weights is known now
 
     def loss(self, batch: SequenceBatch) -> Tensor:

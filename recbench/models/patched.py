@@ -1,19 +1,23 @@
 """PatchedModel: a model of histories with places for small nets of a user's own, which a device learns.
 
-B users, L history, D width, K numbers of a vector, M moments of a user, C candidates, N items.
+`Following` is how a cloud learns from all of them (MoMoDistill; Yao et al., KDD 2021, Sec. 4.2). B users, U
+users in all, L history, D width, K numbers of a vector, M moments of a user, C candidates, N items.
 """
 
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
+from abc import abstractmethod
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - PyTorch's own name for it
 from torch import nn
 
 from recbench.edge.parameters import Personal
-from recbench.nn.meta_patch import MetaPatch, descend, inserted, newest_moments
+from recbench.models.base import Paper, Recipe, Scorer
+from recbench.nn.losses import other_items
+from recbench.nn.meta_patch import MetaPatch, VectorEncoder, descend, inserted, newest_moments
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,7 +25,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from recbench.data.batch import SequenceBatch
+    from recbench.data.catalog import Catalog
     from recbench.models.causal import CausalScorer
+
+PAPER = Paper(
+    "Device-Cloud Collaborative Learning for Recommendation", "KDD", 2021, "https://arxiv.org/abs/2104.06624"
+)
 
 
 class PatchedModel(Personal):
@@ -91,3 +100,84 @@ class PatchedModel(Personal):
             if not len(target):
                 return start
             return descend(start, loss, num_steps=num_steps, lr=lr, l2=l2)
+
+
+class Following(Scorer):
+    """One step in the cloud: learn the next item, and what the patched model of its user says of others.
+
+    Args:
+        local: the model, part of which is trained in place.
+        encoder: of vectors, likewise.
+        vectors: (U, K) of all devices.
+        teacher: the model as it was when the devices learnt.
+        weight: lambda, of the divergence.
+        num_listed: drawn items over which it is measured.
+        recipe: how it is trained.
+    """
+
+    paper: ClassVar[Paper] = PAPER
+    vectors: Tensor
+
+    def __init__(
+        self,
+        local: PatchedModel,
+        encoder: VectorEncoder,
+        vectors: Tensor,
+        *,
+        teacher: PatchedModel,
+        weight: float,
+        num_listed: int,
+        recipe: Recipe,
+    ) -> None:
+        super().__init__(recipe)
+        self.local, self.encoder = local, encoder
+        self.register_buffer("vectors", vectors, persistent=False)
+        self.weight, self.num_listed = weight, num_listed
+        self._teacher = (teacher,)  # not a part of what is trained and kept
+
+    def build(self, catalog: Catalog) -> None:
+        """Everything is there."""
+
+    @abstractmethod
+    def vector(self, users: Tensor) -> Tensor | None:
+        """(B, K) of the student's patches; None for none."""
+
+    def loss(self, batch: SequenceBatch) -> Tensor:
+        """Cross entropy plus lambda times the divergence of the student from the patched teacher."""
+        local, base = self.local, self.local.base
+        state = local.state(batch.history, self.vector(batch.users))
+        loss = base.criterion(state, batch.target, base.items.weight)
+        if not self.weight:
+            return loss
+        others = other_items(batch.target, self.num_listed, num_items=len(base.items.weight) - 1)
+        items = torch.cat([batch.target[:, None], others], dim=1)
+        teacher = self._teacher[0].to(state.device)
+        with torch.no_grad():
+            wanted = teacher.logits(teacher.state(batch.history, self.vectors[batch.users]), items)
+        found = local.logits(state, items).log_softmax(1)
+        return loss + self.weight * F.kl_div(
+            found, wanted.log_softmax(1), reduction="batchmean", log_target=True
+        )
+
+    def score(self, batch: SequenceBatch, items: Tensor | None = None) -> Tensor:
+        """What is validated: the student."""
+        vector = self.vector(batch.users)
+        scores = self.local.score(batch, None if vector is None else {"vector": vector})
+        return scores if items is None else scores.gather(1, items)
+
+
+class FollowPatched(Following):
+    """First step: the model without patches learns."""
+
+    def vector(self, users: Tensor) -> Tensor | None:  # noqa: ARG002
+        """None."""
+        return None
+
+
+class FollowEncoded(Following):
+    """Second step: basis and encoder learn, upon the model."""
+
+    def vector(self, users: Tensor) -> Tensor | None:
+        """What the encoder makes of the users' own."""
+        found: Tensor = self.encoder(self.vectors[users])
+        return found

@@ -71,6 +71,25 @@ class MetaPatch(nn.Module):
         return found
 
 
+class VectorEncoder(nn.Module):
+    """Makes a vector of a vector: itself plus two layers that begin at zero.
+
+    Args:
+        rank: K.
+    """
+
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(rank, 2 * rank), nn.Linear(2 * rank, rank)
+        nn.init.zeros_(self.down.weight)
+        nn.init.zeros_(self.down.bias)
+
+    def forward(self, vector: Tensor) -> Tensor:
+        """(B, K) -> (B, K)."""
+        out: Tensor = vector + self.down(torch.tanh(self.up(vector)))
+        return out
+
+
 @contextmanager
 def inserted(places: Sequence[nn.Module], patches: Sequence[Patch]) -> Iterator[None]:
     """While this holds, what each module returns goes through the patch for it.

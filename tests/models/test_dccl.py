@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
-from small import RECIPE, small_data, small_model
+from small import RECIPE, same, small_data, small_model
 
 from recbench.edge.messages import Failure, Parameters, Patch, decode, encode
 from recbench.models import DCCL, HSTU, BSARec, GRU4Rec, S3Rec, SASRec
 from recbench.models.base import Recipe
 from recbench.models.collaborative import Boundary
-from recbench.models.dccl import FollowEncoded, FollowPatched
+from recbench.models.patched import FollowEncoded, FollowPatched
 from recbench.nn.losses import FullSoftmax
 from recbench.nn.meta_patch import MetaPatch, descend, inserted, newest_moments
 from recbench.training import TrainerOptions, train
@@ -253,8 +253,22 @@ class TestRounds:
                 if any(not torch.equal(before[name][key], value) for key, value in part.state_dict().items())
             }
             moved.append(changed | ({"vectors"} if not torch.equal(vectors, model.vectors) else set()))
-        assert names == ["train", "devices-0", "model-0", "basis-0", "devices"]
+        assert names == ["base-train", "devices-0", "model-0", "basis-0", "devices"]
         assert moved == [{"base"}, {"vectors"}, {"base"}, {"patches", "encoder"}, {"vectors"}]
+
+    def test_a_run_that_goes_on_after_its_second_step_is_the_unbroken_one(self, tmp_path: Path) -> None:
+        def taught(*, resume: bool) -> dict[str, torch.Tensor]:
+            model = built(num_steps=3)
+            for stage in model.stages(small_data()):
+                torch.manual_seed(0)  # as `fit` does
+                with torch.enable_grad():
+                    train(stage, tmp_path, TrainerOptions(progress=False), seed=0, resume=resume, logger=None)
+            return model.state_dict()
+
+        unbroken = taught(resume=False)
+        for name in ("basis-0", "devices"):  # the teacher of that stage is no part of any file
+            (tmp_path / f"{name}.ckpt").unlink()
+        assert same(taught(resume=True), unbroken)
 
     @pytest.mark.parametrize("step", [FollowPatched, FollowEncoded])
     def test_the_loss_is_cross_entropy_and_divergence_from_the_patched_teacher(self, step: Any) -> None:
@@ -262,13 +276,14 @@ class TestRounds:
         teacher = built(SASRec).local
         with torch.no_grad():
             teacher.base.items.weight.mul_(1.5)
-        student = step(model, teacher)
+        student = model._step(step, teacher)
         torch.manual_seed(1)
         found = float(student.loss(batch))
         torch.manual_seed(1)
         shift = torch.randint(1, 60, (len(USERS), 6))
         items = torch.cat([batch.target[:, None], (batch.target[:, None] - 1 + shift) % 60 + 1], dim=1)
-        vector = model.encoded(batch.users) if step is FollowEncoded else None
+        vector = student.vector(batch.users)
+        assert (vector is None) == (step is FollowPatched)
         mine = model.local.score(batch, None if vector is None else {"vector": vector})
         theirs = teacher.score(batch, {"vector": model.vectors[batch.users]})
         wanted = 0.0
@@ -282,7 +297,7 @@ class TestRounds:
 
     def test_the_teacher_does_not_learn(self) -> None:
         model, batch = built(), request()
-        student = FollowPatched(model, copy.deepcopy(model.local))
+        student = model._step(FollowPatched, copy.deepcopy(model.local))
         assert {id(weight) for weight in student.parameters()} <= {
             id(weight) for weight in model.parameters()
         }

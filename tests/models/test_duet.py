@@ -251,7 +251,7 @@ class TestTraining:
         """The base's weights before the hypernetwork's stage; the model is trained in place."""
         data, before = small_data(), {}
         for stage in model.stages(data):
-            if stage.name == "hypernetwork":
+            if stage.name == "train":
                 before = copy.deepcopy(model.local.state_dict())
             with torch.enable_grad():
                 train(stage, folder, TrainerOptions(progress=False), seed=0, resume=False, logger=None)
@@ -267,7 +267,7 @@ class TestTraining:
         assert all(torch.equal(before[name], after[name]) for name in before) != moves
         assert model.hyper.write.weight.any()
         assert {path.stem for path in tmp_path.glob("*.ckpt")} == (
-            {"hypernetwork"} if train_base == "together" else {"train", "hypernetwork"}
+            {"train"} if train_base == "together" else {"base-train", "train"}
         )
 
     def test_a_lag_is_drawn_for_every_batch(self) -> None:
