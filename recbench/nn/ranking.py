@@ -36,9 +36,7 @@ class TargetRanks(NamedTuple):
         return Ranks(self.rank.double().cpu().numpy(), self.ties.long().cpu().numpy())
 
 
-def best_of(
-    scores: Tensor, k: int, *, seen: Tensor | None = None, allowed: Tensor | None = None
-) -> Ranking:
+def best_of(scores: Tensor, k: int, *, seen: Tensor | None = None, allowed: Tensor | None = None) -> Ranking:
     """The best `k` items; item 0 and a score of -inf where fewer may be shown.
 
     Args:
