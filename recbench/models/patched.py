@@ -7,6 +7,7 @@ users in all, L history, D width, K numbers of a vector, M moments of a user, C 
 from __future__ import annotations
 
 import copy
+import functools
 from abc import abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
     from recbench.data.batch import SequenceBatch
     from recbench.data.catalog import Catalog
     from recbench.models.causal import CausalScorer
+    from recbench.nn.meta_patch import Moments
 
+_USERS_PER_BLOCK = 128  # whose scores of the catalogue are held at once
 PAPER = Paper(
     "Device-Cloud Collaborative Learning for Recommendation", "KDD", 2021, "https://arxiv.org/abs/2104.06624"
 )
@@ -63,7 +66,7 @@ class PatchedModel(Personal):
         return {"vector": (self.patches.num_numbers,)}
 
     def state(self, history: Tensor, vector: Tensor | None) -> Tensor:
-        """(B, L) items -> (B, D) newest state, with the users' patches or with none."""
+        """(M B, L) items -> (M B, D) newest states, with the patches of B users or with none."""
         if vector is None:
             return self.base.newest_state(history)
         with inserted(self.places(), self.patches(vector)):
@@ -87,19 +90,22 @@ class PatchedModel(Personal):
     def learn(self, history: Tensor, *, num_moments: int, num_steps: int, lr: float, l2: float) -> Tensor:
         """(B, L) items -> (B, K): the vectors that the devices come to from zero, each by its own items."""
         with torch.inference_mode(mode=False):  # what was made in that mode cannot be learnt from
-            moments = newest_moments(history.clone(), num_moments)
             model = copy.deepcopy(self) if self.patches.origin.is_inference() else self
-            target = (moments.target - 1).clamp_min(0)
+            found = []
+            for some in torch.split(history.clone(), _USERS_PER_BLOCK):
+                moments = newest_moments(some, num_moments)
+                start = torch.zeros(len(some), self.patches.num_numbers, device=history.device)
+                loss = functools.partial(model.local_loss, moments=moments)
+                found.append(descend(start, loss, num_steps=num_steps, lr=lr, l2=l2))
+            return torch.cat(found)
 
-            def loss(vector: Tensor) -> Tensor:
-                rows = vector.repeat(len(target) // len(vector), 1)
-                logits = model.logits(model.state(moments.history, rows))[:, 1:]
-                return F.cross_entropy(logits, target, reduction="none")[moments.is_real].sum()
-
-            start = torch.zeros(len(history), self.patches.num_numbers, device=history.device)
-            if not len(target):
-                return start
-            return descend(start, loss, num_steps=num_steps, lr=lr, l2=l2)
+    def local_loss(self, vector: Tensor, *, moments: Moments) -> Tensor:
+        """Cross entropy of the users' next items with their (B, K) vectors, summed."""
+        if not len(moments.target):
+            return vector.sum() * 0
+        logits = self.logits(self.state(moments.history, vector))[:, 1:]
+        target = (moments.target - 1).clamp_min(0)
+        return F.cross_entropy(logits, target, reduction="none")[moments.is_real].sum()
 
 
 class Following(Scorer):

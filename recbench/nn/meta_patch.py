@@ -29,9 +29,10 @@ class Patch(NamedTuple):
     down_bias: Tensor
 
     def __call__(self, x: Tensor) -> Tensor:
-        """(B, L, D) -> (B, L, D): x + down(tanh(up(x)))."""
-        inner = torch.tanh(torch.baddbmm(self.up_bias, x, self.up.mT))
-        return x + torch.baddbmm(self.down_bias, inner, self.down.mT)
+        """(M B, L, D) -> (M B, L, D): x + down(tanh(up(x))); users come M times, one after the other."""
+        rows = x.reshape(len(self.up), -1, x.shape[-1])  # (B, M L, D)
+        inner = torch.tanh(torch.baddbmm(self.up_bias, rows, self.up.mT))
+        return x + torch.baddbmm(self.down_bias, inner, self.down.mT).view_as(x)
 
 
 class MetaPatch(nn.Module):
@@ -95,7 +96,7 @@ def inserted(places: Sequence[nn.Module], patches: Sequence[Patch]) -> Iterator[
     """While this holds, what each module returns goes through the patch for it.
 
     Args:
-        places: modules that return (B, L, D).
+        places: modules that return (B, L, D), or (M B, L, D) where each user comes M times in a row.
         patches: as many, of B users.
     """
 
@@ -122,18 +123,17 @@ class Moments(NamedTuple):
 
 
 def newest_moments(history: Tensor, num_moments: int) -> Moments:
-    """The moments before each user's newest items, user after user for the newest, then for the next.
+    """The moments before each user's newest items, user after user, the newest first.
 
     Args:
-        history: (B, L) items, right-aligned; B of them come `num_moments` times.
+        history: (B, L) items, right-aligned.
         num_moments: M at most; an item that nothing stands before is none.
     """
     ages = range(1, min(num_moments, history.shape[1] - 1) + 1)
     if not ages:
         return Moments(history[:0], history[:0, 0], history[:0, 0] != 0)
-    before = [F.pad(history[:, :-age], (age, 0)) for age in ages]
-    target = torch.cat([history[:, -age] for age in ages])
-    histories = torch.cat(before)
+    histories = torch.stack([F.pad(history[:, :-age], (age, 0)) for age in ages], dim=1).flatten(0, 1)
+    target = torch.stack([history[:, -age] for age in ages], dim=1).flatten()
     return Moments(histories, target, (target != 0) & (histories[:, -1] != 0))
 
 

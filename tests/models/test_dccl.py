@@ -112,9 +112,9 @@ class TestPatches:
 class TestDevices:
     def test_moments_are_the_newest_items_and_what_was_before(self) -> None:
         found = newest_moments(torch.tensor([[0, 1, 2, 3], [0, 0, 0, 4]]), 2)
-        assert found.history.tolist() == [[0, 0, 1, 2], [0, 0, 0, 0], [0, 0, 0, 1], [0, 0, 0, 0]]
-        assert found.target.tolist() == [3, 4, 2, 0]
-        assert found.is_real.tolist() == [True, False, True, False]
+        assert found.history.tolist() == [[0, 0, 1, 2], [0, 0, 0, 1], [0, 0, 0, 0], [0, 0, 0, 0]]
+        assert found.target.tolist() == [3, 2, 4, 0]
+        assert found.is_real.tolist() == [True, True, False, False]
         assert len(newest_moments(torch.tensor([[5]]), 2).target) == 0
 
     def test_descent_is_that_of_each_user_alone(self) -> None:
