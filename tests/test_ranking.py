@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from recbench.errors import DivergedError
 from recbench.metrics import CUTOFFS, KEYS, Ranks, hr, means
-from recbench.nn.ranking import RankMetrics, TargetRanks, rank_by_counting
+from recbench.nn.ranking import RankMetrics, TargetRanks, rank_by_counting, ranks_in_lists
 
 
 class Case(NamedTuple):
@@ -139,6 +139,26 @@ class TestNonFinite:
     def test_large_scores_are_finite_though_their_sum_is_not(self) -> None:
         scores = torch.tensor([[0.0, 3e38, 1e30, 3e38, 2e38]])
         assert rank_by_counting(scores, torch.tensor([4])).rank.tolist() == [3]
+
+
+class TestRanksInLists:
+    ITEMS = torch.tensor([[4, 7, 2, 0], [4, 7, 2, 9]])
+    SCORES = torch.tensor([[3.0, 1.0, 1.0, -math.inf], [3.0, 1.0, 1.0, 0.0]])
+
+    @pytest.mark.parametrize(
+        ("targets", "rank", "ties"),
+        [([4, 9], [1, 4], [1, 1]), ([2, 7], [2.5, 2.5], [2, 2]), ([9, 1], [math.inf, math.inf], [1, 1])],
+    )
+    def test_by_hand(self, targets: list[int], rank: list[float], ties: list[int]) -> None:
+        found = ranks_in_lists(self.ITEMS, self.SCORES, torch.tensor(targets))
+        assert found.rank.tolist() == rank
+        assert found.ties.tolist() == ties
+
+    def test_a_score_that_is_no_number_is_refused(self) -> None:
+        scores = self.SCORES.clone()
+        scores[1, 3] = math.nan
+        with pytest.raises(DivergedError, match="1 of 8 scores"):
+            ranks_in_lists(self.ITEMS, scores, torch.tensor([4, 4]))
 
 
 class TestRunningMetrics:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from recbench.edge.messages import Candidates, History
-from recbench.nn.ranking import Ranking, TargetRanks
+from recbench.nn.ranking import Ranking, TargetRanks, ranks_in_lists
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -96,14 +96,7 @@ class ScoredList:
     def target_ranks(self, batch: SequenceBatch) -> TargetRanks:
         """Places in the list, the mean over ties; a target that is not in it is not listed."""
         may_be = self._may_be_shown(batch, keep_target=True)
-        scores = self.scores.masked_fill(~may_be, -torch.inf)
-        is_target = may_be & (self.items == batch.target[:, None])
-        own = scores.masked_fill(~is_target, -torch.inf).amax(1, keepdim=True)
-        above = (scores > own).sum(1)
-        ties = ((scores == own) & may_be).sum(1)
-        is_listed = is_target.any(1)
-        rank = torch.where(is_listed, above + (ties + 1) / 2, torch.inf)
-        return TargetRanks(rank, torch.where(is_listed, ties, 1))
+        return ranks_in_lists(self.items.masked_fill(~may_be, 0), self.scores, batch.target)
 
     def _may_be_shown(self, batch: SequenceBatch, *, keep_target: bool) -> Tensor:
         """(B, C): real, near enough, and not seen; the target may always have been seen before."""

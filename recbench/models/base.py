@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from recbench.data.samples import Samples  # noqa: TC001 - the command line reads the annotation
 from recbench.errors import DivergedError
 from recbench.nn.ranking import Ranking as Ranking  # methods import it from here
-from recbench.nn.ranking import RankMetrics, TargetRanks, best_of, rank_by_counting
+from recbench.nn.ranking import RankMetrics, TargetRanks, best_of, rank_by_counting, ranks_in_lists
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -234,6 +234,23 @@ class Scorer(Recommender):
     def recommend(self, batch: SequenceBatch, k: int) -> Ranking:
         """The best `k` items; item 0 and a score of -inf where fewer may be shown."""
         return best_of(self.score(batch), k, seen=batch.seen, allowed=batch.allowed)
+
+
+class ListRecommender(Recommender):
+    """A method that lists some items instead of scoring all; an item that is not listed has no rank."""
+
+    @property
+    @abstractmethod
+    def list_length(self) -> int:
+        """Items of the list that is evaluated."""
+
+    def target_ranks(self, batch: SequenceBatch) -> TargetRanks:
+        """Places in the list, mean over ties, inf where the target is not in it; a seen target may be."""
+        asked = batch
+        if batch.seen is not None:
+            asked = replace(batch, seen=batch.seen.masked_fill(batch.seen == batch.target[:, None], 0))
+        found = self.recommend(asked, self.list_length)
+        return ranks_in_lists(found.items, found.scores, batch.target)
 
 
 class DotScorer(Scorer):

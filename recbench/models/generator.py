@@ -6,13 +6,12 @@ B users, N items, T codes of an item, V tokens of the code vocabulary, K beams.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from recbench.models.base import Ranking, Recipe, Recommender, Stage, at_least
+from recbench.models.base import ListRecommender, Ranking, Recipe, Stage, at_least
 from recbench.nn.beam import Decoder, Trie, beam_search
-from recbench.nn.ranking import TargetRanks, ranks_in_lists
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from recbench.nn.item_codes import ItemCodes
 
 
-class Generator(Recommender):
+class Generator(ListRecommender):
     """A language model over item codes; recommends by a beam search that can only write real items.
 
     Its list is as long as the search is wide: an item that is not among the beams has no rank, and a target
@@ -76,32 +75,24 @@ class Generator(Recommender):
     def decoder(self, batch: SequenceBatch) -> Decoder:
         """What writes the next item of every user of the batch."""
 
+    @property
+    def list_length(self) -> int:
+        """As many as beams."""
+        return self.num_beams
+
     def recommend(self, batch: SequenceBatch, k: int) -> Ranking:
-        """The best `k` items by log-probability; item 0 and -inf where fewer are found."""
-        return self._search(batch, batch.seen, k)
-
-    def target_ranks(self, batch: SequenceBatch) -> TargetRanks:
-        """Places in the list of `num_beams` items, inf where the target is none; a seen target may be."""
-        seen = batch.seen
-        if seen is not None:
-            seen = seen.masked_fill(seen == batch.target[:, None], 0)
-        found = self._search(batch, seen, self.num_beams)
-        return ranks_in_lists(found.items, found.scores, batch.target)
-
-    def _search(self, batch: SequenceBatch, seen: Tensor | None, k: int) -> Ranking:
-        """Beam search, a block of users at a time."""
-        found: list[Any] = []
+        """The best `k` items by log-probability, a block of users at a time; item 0 and -inf for none."""
+        found = []
         with torch.autocast(batch.history.device.type, enabled=False):  # half precision ties what differs
             for start in range(0, len(batch), self.rows_per_block):
-                rows = slice(start, start + self.rows_per_block)
-                part = batch.rows(rows)
+                part = batch.rows(slice(start, start + self.rows_per_block))
                 found.append(
                     beam_search(
                         self.decoder(part),
                         self.trie,
                         num_beams=max(k, self.num_beams),
                         num_items=k,
-                        seen=None if seen is None else seen[rows],
+                        seen=part.seen,
                         allowed=part.allowed,
                     )
                 )

@@ -24,13 +24,12 @@ import torch
 from torch import nn
 
 from recbench.metrics import per_user
-from recbench.models.base import Paper, Ranking, Recommender, Stage, at_least
+from recbench.models.base import ListRecommender, Paper, Ranking, Stage, at_least
 from recbench.models.multvae import MultVAE
 from recbench.models.pod import POD
 from recbench.nn.bags import distinct
 from recbench.nn.communities import choose_anchors, kernel, random_like
 from recbench.nn.fusion import Fusion, fuse
-from recbench.nn.ranking import TargetRanks, ranks_in_lists
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,7 +46,7 @@ LocalFusion = Literal["count", "rrf", "wrrf_cf", "wrrf_lm"]
 _USERS_PER_BLOCK = 1024
 
 
-class L3Rec(Recommender):
+class L3Rec(ListRecommender):
     """Local language models for communities of users (Jeon et al., CIKM 2025).
 
     Args:
@@ -116,8 +115,7 @@ class L3Rec(Recommender):
     def build(self, catalog: Catalog) -> None:
         """The autoencoder, a language model per community, and room for who is where."""
         self.clusterer.build(catalog)
-        blank = copy.deepcopy(self.local)
-        self.locals = nn.ModuleList(copy.deepcopy(blank) for _ in range(self.num_locals))
+        self.locals = nn.ModuleList(copy.deepcopy(self.local) for _ in range(self.num_locals))
         for one in [*self._locals, *([self.local] if self.warm_start else [])]:
             one.build(catalog)
         shape = catalog.num_users, self.num_locals
@@ -140,18 +138,25 @@ class L3Rec(Recommender):
             if self.fusion == "wrrf_lm":
                 self._note_skill(j, own)
 
+    @property
+    def list_length(self) -> int:
+        """As long as the local lists."""
+        return self.num_listed
+
     def recommend(self, batch: SequenceBatch, k: int) -> Ranking:
         """The best `k` of the fused lists; the autoencoder's for those in no community."""
-        found = self._fused(batch, batch.seen, k)
-        return Ranking(found.items, found.scores.float())
-
-    def target_ranks(self, batch: SequenceBatch) -> TargetRanks:
-        """Places in the fused list of `num_listed` items, inf for none; a seen target may be listed."""
-        seen = batch.seen
-        if seen is not None:
-            seen = seen.masked_fill(seen == batch.target[:, None], 0)
-        found = self._fused(batch, seen, self.num_listed)
-        return ranks_in_lists(found.items, found.scores, batch.target)
+        length = max(k, self.num_listed)
+        lists = torch.stack([one.recommend(batch, length).items for one in self._locals], dim=1)
+        weights = self._list_weights(batch.users)
+        items, scores = fuse(lists, weights, how=_SUMS[self.fusion], damping=self.damping)
+        items, scores = items[:, :k], scores[:, :k].float()
+        is_stranger = ~(self.weights[batch.users] > 0).any(1)
+        if is_stranger.any():
+            spare = self.clusterer.recommend(batch, k)
+            width = spare.items.shape[1]
+            items, scores = items[:, :width].clone(), scores[:, :width].clone()
+            items[is_stranger], scores[is_stranger] = spare.items[is_stranger], spare.scores[is_stranger]
+        return Ranking(items, scores)
 
     def notes(self) -> tuple[str, ...]:
         """How large the communities are and how many users are in none."""
@@ -162,23 +167,6 @@ class L3Rec(Recommender):
             f"communities hold {float(share.mean()):.1%} of all users on average, "
             f"{float(share.min()):.1%} to {float(share.max()):.1%}; {lost:.2%} of users are in none",
         )
-
-    def _fused(self, batch: SequenceBatch, seen: Tensor | None, k: int) -> Ranking:
-        asked = replace(batch, seen=seen)
-        length = max(k, self.num_listed)
-        lists = torch.stack([one.recommend(asked, length).items for one in self._locals], dim=1)
-        items, scores = fuse(
-            lists, self._list_weights(batch.users), how=_SUMS[self.fusion], damping=self.damping
-        )
-        items, scores = items[:, :k], scores[:, :k]
-        is_stranger = ~(self.weights[batch.users] > 0).any(1)
-        if is_stranger.any():
-            spare = self.clusterer.recommend(asked, k)
-            width = spare.items.shape[1]
-            items, scores = items[:, :width].clone(), scores[:, :width].clone()
-            items[is_stranger] = spare.items[is_stranger]
-            scores[is_stranger] = spare.scores[is_stranger].to(scores.dtype)
-        return Ranking(items, scores)
 
     def _list_weights(self, users: Tensor) -> Tensor:
         """(B, q) 0 for communities somebody is not in, else what their list counts."""

@@ -33,22 +33,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - PyTorch's own name for it
 from torch import Tensor, nn
 
-from recbench.models.base import Paper, Ranking, Recipe, Recommender, at_least
+from recbench.models.base import ListRecommender, Paper, Ranking, Recipe, at_least
 from recbench.models.causal import check_prefixes
 from recbench.nn.dropout import Dropout
 from recbench.nn.interest_reader import InterestReader, Past, Reading
 from recbench.nn.losses import FullSoftmax, other_items
-from recbench.nn.ranking import TargetRanks, rank_by_counting
+from recbench.nn.ranking import best_of
 
 if TYPE_CHECKING:
     from recbench.data.batch import SequenceBatch
     from recbench.data.catalog import Catalog
 
 
-class Surge(Recommender):
+class Surge(ListRecommender):
     """A graph of interests, read anew for every listed candidate (Chang et al., SIGIR 2021).
 
     Args:
@@ -137,28 +136,21 @@ class Surge(Recommender):
     def listed(self, batch: SequenceBatch) -> Tensor:
         """(B, S) items of the first stage, best first, seen ones left out; 0 where fewer may be shown."""
         with torch.autocast(batch.history.device.type, enabled=False):
-            return self._listed(self.reader(batch.history, self.items), batch.seen, batch.allowed)
+            return self._listed(self.reader(batch.history, self.items), batch)
+
+    @property
+    def list_length(self) -> int:
+        """Items of the first stage."""
+        return self.num_listed or len(self.items.weight) - 1
 
     def recommend(self, batch: SequenceBatch, k: int) -> Ranking:
         """The best `k` of the listed items; item 0 and a score of -inf where fewer are listed."""
         with torch.autocast(batch.history.device.type, enabled=False):
             past: Past = self.reader(batch.history, self.items)
-            items = self._listed(past, batch.seen, batch.allowed)
+            items = self._listed(past, batch)
             scores = self._score(past, items).masked_fill(items == 0, -torch.inf)
         best = scores.topk(min(k, items.shape[1]), dim=1)
         return Ranking(items.gather(1, best.indices), best.values)
-
-    def target_ranks(self, batch: SequenceBatch) -> TargetRanks:
-        """Places among the listed items, inf where the target is none; a seen target may be listed."""
-        seen = batch.seen
-        if seen is not None:
-            seen = seen.masked_fill(seen == batch.target[:, None], 0)
-        with torch.autocast(batch.history.device.type, enabled=False):
-            past: Past = self.reader(batch.history, self.items)
-            items = F.pad(self._listed(past, seen, batch.allowed), (1, 0))  # column 0 stands for no item
-            scores = self._score(past, items)
-        is_target = (items == batch.target[:, None]) & (items != 0)
-        return rank_by_counting(scores, is_target.int().argmax(1), allowed=items != 0)
 
     def _meet(self, past: Past, items: Tensor) -> Tensor:
         """(B, C) scores of (B, C) items, all at once."""
@@ -183,17 +175,10 @@ class Surge(Recommender):
                 scores[rows, columns] = self._meet(own, items[rows, columns])
         return scores
 
-    def _listed(self, past: Past, seen: Tensor | None, allowed: Tensor | None) -> Tensor:
+    def _listed(self, past: Past, batch: SequenceBatch) -> Tensor:
         """(B, S) the largest inner products; 0 where fewer may be shown."""
         scores = past.user @ self.items.weight.T
-        scores[:, 0] = -torch.inf
-        if seen is not None:
-            scores = scores.scatter(1, seen, -torch.inf)
-        if allowed is not None:
-            scores = scores.masked_fill(~allowed, -torch.inf)
-        num_items = scores.shape[1] - 1
-        best = scores.topk(min(self.num_listed or num_items, num_items), dim=1)
-        return torch.where(best.values.isneginf(), 0, best.indices)
+        return best_of(scores, self.list_length, seen=batch.seen, allowed=batch.allowed).items
 
 
 _BLOCK_CPU, _BLOCK_GPU = 1 << 20, 1 << 26  # numbers of pairs' items in a block: near the cache; fill a GPU

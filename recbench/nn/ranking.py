@@ -96,12 +96,16 @@ def ranks_in_lists(items: Tensor, scores: Tensor, target: Tensor) -> TargetRanks
 
     Args:
         items: (B, n) listed items, 0 where a list is shorter.
-        scores: (B, n) what they were listed with, no NaN.
+        scores: (B, n) what they were listed with, finite where there is an item.
         target: (B,) items 1..N.
+
+    Raises:
+        DivergedError: a score of an item is NaN or infinite.
     """
-    is_target = (items == target[:, None]) & (items != 0)
-    own = scores.masked_fill(~is_target, -torch.inf).amax(1, keepdim=True)
     real = items != 0
+    _refuse_non_finite(scores.masked_fill(~real, 0))
+    is_target = (items == target[:, None]) & real
+    own = scores.masked_fill(~is_target, -torch.inf).amax(1, keepdim=True)
     above, ties = ((scores > own) & real).sum(1), ((scores == own) & real).sum(1)
     is_listed = is_target.any(1)
     rank = torch.where(is_listed, above + (ties + 1) / 2, torch.inf)
