@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from recbench.nn.tree_decoder import TreeDecoder, additive, causal_rows, places
+from recbench.nn.attention import causal_rows
+from recbench.nn.tree_decoder import TreeDecoder, additive, places
 
 transformers = pytest.importorskip("transformers", reason="language models need the extra [llm]")
 PROMPT = torch.tensor([[0, 0, 0, 5], [9, 2, 7, 3], [0, 4, 4, 8]])

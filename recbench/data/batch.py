@@ -55,12 +55,15 @@ class SequenceBatch:
         }
         return dataclasses.replace(self, **moved)
 
-    def rows(self, chosen: slice) -> SequenceBatch:
-        """The same for some of the users."""
+    def rows(self, chosen: slice | Tensor) -> SequenceBatch:
+        """The same for some of the users, by a slice of rows or by their numbers."""
         cut: dict[str, Any] = {}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            cut[field.name] = value if value is None else value[chosen]
+            if isinstance(value, list) and isinstance(chosen, torch.Tensor):
+                cut[field.name] = [value[row] for row in chosen.tolist()]
+            else:
+                cut[field.name] = value if value is None else value[chosen]
         return SequenceBatch(**cut)
 
     def next_items(self) -> Tensor:

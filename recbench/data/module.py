@@ -253,14 +253,24 @@ class InteractionData(LightningDataModule):
             self._refuse_while_training()
         return self._before(positions, users, with_query=False)
 
-    def train_bags(self, num_users: int) -> Iterator[torch.Tensor]:
-        """(B, L) the training items of each known user, oldest first, `num_users` users at a time."""
+    def train_bags(
+        self, num_users: int, *, max_len: int = 0
+    ) -> Iterator[tuple[NDArray[np.int64], torch.Tensor]]:
+        """Known users and (B, L) their training items, oldest first, `num_users` at a time, shortest first.
+
+        Args:
+            num_users: B.
+            max_len: most recent items that are shown; 0 for all.
+        """
         users = self.users("known")
-        for start in range(0, len(users), num_users):
-            some = users[start : start + num_users]
-            stops = self._splits.train_stop[some]
-            lengths = stops - self.sequences.offsets[some]
-            yield torch.from_numpy(self.sequences.windows(stops, lengths))
+        lengths = self._splits.train_stop[users] - self.sequences.offsets[users]
+        if max_len:
+            lengths = np.minimum(lengths, max_len)
+        order = np.argsort(lengths, kind="stable")  # equal lengths together: little padding
+        for start in range(0, len(order), num_users):
+            rows = order[start : start + num_users]
+            stops = self._splits.train_stop[users[rows]]
+            yield users[rows], torch.from_numpy(self.sequences.windows(stops, lengths[rows]))
 
     def batched(self, batch_size: int, seed: int, *, samples: Samples = "positions") -> Self:
         """Use `batch_size` samples per training step, in an order that `seed` and the epoch decide."""

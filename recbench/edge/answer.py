@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -80,12 +79,4 @@ def take(batch: SequenceBatch, rows: NDArray[np.int64]) -> SequenceBatch:
     """
     if len(rows) == len(batch):
         return batch
-    index = torch.from_numpy(rows).to(batch.users.device)
-    kept: dict[str, Any] = {}
-    for field in dataclasses.fields(batch):
-        value = getattr(batch, field.name)
-        if isinstance(value, torch.Tensor):
-            kept[field.name] = value[index]
-        elif value is not None:
-            kept[field.name] = [value[row] for row in rows.tolist()]
-    return dataclasses.replace(batch, **kept)
+    return batch.rows(torch.from_numpy(rows).to(batch.users.device))

@@ -6,7 +6,7 @@ It keeps nothing of what it is told. B users, L history, C candidates.
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -25,11 +25,14 @@ from recbench.edge.messages import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+
+    from numpy.typing import NDArray
 
     from recbench.models.base import Recommender
 
 MAX_QUESTION = 1 << 20  # bytes
+_Asked = TypeVar("_Asked", bound=Question)
 
 
 class Handler(Protocol):
@@ -71,6 +74,48 @@ class Cloud:
         return answers
 
 
+def answer_sound(
+    asked: Sequence[_Asked],
+    complaints: Sequence[Failure | None],
+    reply: Callable[[list[_Asked]], Sequence[Reply]],
+) -> list[Reply | Failure]:
+    """An answer to each question, in order: what is wrong with it, or one of the replies to all others.
+
+    Args:
+        asked: questions.
+        complaints: what is wrong with each; None if nothing is.
+        reply: answers as many questions as there are, one at least.
+    """
+    sound = [question for question, wrong in zip(asked, complaints, strict=True) if wrong is None]
+    replies = iter(reply(sound) if sound else ())
+    return [next(replies) if wrong is None else wrong for wrong in complaints]
+
+
+def histories_of(asked: Sequence[Question]) -> list[History]:
+    """The same questions.
+
+    Raises:
+        TypeError: one is no history.
+    """
+    questions = [question for question in asked if isinstance(question, History)]
+    if len(questions) < len(asked):
+        kinds = ", ".join(sorted({type(question).__name__ for question in asked}))
+        raise TypeError(f"only History is answered here, got {kinds}")
+    return questions
+
+
+def have_unknown(questions: Sequence[History], num_items: int) -> list[bool]:
+    """Whether an item of each history is none of 1 to `num_items`."""
+    everything = [question.items for question in questions]
+    if not questions or _are_known(np.concatenate(everything), num_items):  # as a rule, and quickly
+        return [False] * len(questions)
+    return [not _are_known(items, num_items) for items in everything]
+
+
+def _are_known(items: NDArray[np.int32], num_items: int) -> bool:
+    return not len(items) or bool(items.min() > 0 and items.max() <= num_items)
+
+
 class Lister:
     """Answers `History` with the candidates that a method recommends after it.
 
@@ -86,32 +131,20 @@ class Lister:
 
     def __call__(self, asked: Sequence[Question], /) -> list[Reply | Failure]:
         """Lists for all of them, computed as one batch."""
-        if not asked:
-            return []
-        items = np.concatenate([q.items for q in asked if isinstance(q, History)])
-        are_known = not len(items) or bool(items.min() > 0 and items.max() <= self.num_items)
-        answers = [self._complaint(question, are_known=are_known) for question in asked]
-        sound = [i for i, complaint in enumerate(answers) if complaint is None]
-        questions = [question for question in asked if isinstance(question, History)]
-        for i, reply in zip(sound, self._lists([questions[i] for i in sound]), strict=True):
-            answers[i] = reply
-        return [answer for answer in answers if answer is not None]
+        questions = histories_of(asked)
+        unknown = have_unknown(questions, self.num_items)
+        complaints = [self._complaint(*pair) for pair in zip(questions, unknown, strict=True)]
+        return answer_sound(questions, complaints, self._lists)
 
-    def _complaint(self, question: Question, *, are_known: bool) -> Reply | Failure | None:
-        """What is wrong with a question; `are_known` where no item of any needs to be looked at again."""
-        if not isinstance(question, History):
-            raise TypeError(f"a Lister answers History, got {type(question).__name__}")
+    def _complaint(self, question: History, has_unknown: bool) -> Failure | None:
         if not 1 <= question.num_items <= self.num_items:
             wanted = f"{question.num_items} candidates of a catalogue of {self.num_items}"
             return Failure(f"{wanted}; ask for 1 to {self.num_items}", retry_after_ms=0.0)
-        items = question.items
-        if not are_known and len(items) and not (items.min() > 0 and items.max() <= self.num_items):
+        if has_unknown:
             return Failure(f"a history item is none of 1 to {self.num_items}", retry_after_ms=0.0)
         return None
 
     def _lists(self, asked: list[History]) -> list[Candidates]:
-        if not asked:
-            return []
         wanted = [question.num_items for question in asked]
         with torch.inference_mode():
             best = self.model.eval().recommend(batch_of(asked).to(self.device), max(wanted))

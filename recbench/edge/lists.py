@@ -86,7 +86,7 @@ class ScoredList:
 
     def recommend(self, batch: SequenceBatch, k: int) -> Ranking:
         """The best `k` that may be shown; item 0 and -inf where there are fewer."""
-        may_be = self._may_be_shown(batch, keep_target=False)
+        may_be = may_be_shown(self.items, batch, num_items=self.num_items)
         best = self.scores.masked_fill(~may_be, -torch.inf).topk(min(k, self.items.shape[1]), dim=1)
         items = torch.where(best.values.isneginf(), 0, self.items.gather(1, best.indices))
         missing = (0, min(k, self.num_items) - items.shape[1])
@@ -95,18 +95,26 @@ class ScoredList:
 
     def target_ranks(self, batch: SequenceBatch) -> TargetRanks:
         """Places in the list, the mean over ties; a target that is not in it is not listed."""
-        may_be = self._may_be_shown(batch, keep_target=True)
+        may_be = may_be_shown(self.items, batch, num_items=self.num_items, keep_target=True)
         return ranks_in_lists(self.items.masked_fill(~may_be, 0), self.scores, batch.target)
 
-    def _may_be_shown(self, batch: SequenceBatch, *, keep_target: bool) -> Tensor:
-        """(B, C): real, near enough, and not seen; the target may always have been seen before."""
-        shown = self.items != 0
-        if batch.allowed is not None:
-            shown &= batch.allowed.gather(1, self.items)
-        if batch.seen is not None:
-            seen = torch.zeros(len(batch), self.num_items + 1, dtype=torch.bool, device=self.items.device)
-            seen.scatter_(1, batch.seen, value=True)
-            if keep_target:
-                seen.scatter_(1, batch.target[:, None], value=False)
-            shown &= ~seen.gather(1, self.items)
-        return shown
+
+def may_be_shown(items: Tensor, batch: SequenceBatch, *, num_items: int, keep_target: bool = False) -> Tensor:
+    """(B, C) whether each of (B, C) items is real, near enough, and not seen.
+
+    Args:
+        items: 0 where there is none.
+        batch: who asks.
+        num_items: N, of the catalogue.
+        keep_target: whether the target may have been seen before.
+    """
+    shown = items != 0
+    if batch.allowed is not None:
+        shown &= batch.allowed.gather(1, items)
+    if batch.seen is not None:
+        seen = torch.zeros(len(batch), num_items + 1, dtype=torch.bool, device=items.device)
+        seen.scatter_(1, batch.seen, value=True)
+        if keep_target:
+            seen.scatter_(1, batch.target[:, None], value=False)
+        shown &= ~seen.gather(1, items)
+    return shown

@@ -123,15 +123,11 @@ class BERT4Rec(DotScorer):
         window = F.pad(batch.history[:, -self.max_len :], (0, 1), value=1)  # any item: it is masked
         is_masked = torch.zeros_like(window, dtype=torch.bool)
         is_masked[:, -1] = True
-        return self._compared(self.head(self._states(window, is_masked, newest_only=True)[:, -1]))
+        return self.criterion.compared(self.head(self._states(window, is_masked, newest_only=True)[:, -1]))
 
     def item_vectors(self) -> Tensor:
         """The item table, shared by input and output; rows of length 1 where the loss compares by cosine."""
-        return self._compared(self.items.weight)
-
-    def _compared(self, vectors: Tensor) -> Tensor:
-        """What scores are made of must be what the loss has learnt to rank by."""
-        return F.normalize(vectors, dim=-1) if self.criterion.cosine else vectors
+        return self.criterion.compared(self.items.weight)
 
     def _states(self, window: Tensor, is_masked: Tensor, *, newest_only: bool = False) -> Tensor:
         """(B, L, D) states of `window` where it can be seen and of masks where it cannot."""

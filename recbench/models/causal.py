@@ -9,7 +9,6 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - PyTorch's own name for it
 from torch import nn
 
 from recbench.models.base import DotScorer, Recipe
@@ -70,15 +69,11 @@ class CausalScorer(DotScorer):
 
     def encode(self, batch: SequenceBatch) -> Tensor:
         """The state after the newest item, of length 1 where the loss compares by cosine."""
-        return self._compared(self.newest_of(batch))
+        return self.criterion.compared(self.newest_of(batch))
 
     def item_vectors(self) -> Tensor:
         """The item table, shared by input and output; rows of length 1 where the loss compares by cosine."""
-        return self._compared(self.items.weight)
-
-    def _compared(self, vectors: Tensor) -> Tensor:
-        """What scores are made of must be what the loss has learnt to rank by."""
-        return F.normalize(vectors, dim=-1) if self.criterion.cosine else vectors
+        return self.criterion.compared(self.items.weight)
 
 
 class BlockScorer(CausalScorer):

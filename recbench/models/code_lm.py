@@ -17,12 +17,12 @@ from torch import nn
 
 from recbench.models.base import Paper, Recipe, at_least
 from recbench.models.generator import Generator
-from recbench.nn.attention import check_heads
+from recbench.nn.attention import causal_rows, check_heads
 from recbench.nn.dropout import check_rate
 from recbench.nn.item_codes import Collaborative, ItemCodes
 from recbench.nn.lm_loading import package
 from recbench.nn.prompts import Prompt, Template, item_block, text_words
-from recbench.nn.tree_decoder import TreeDecoder, additive, causal_rows, places
+from recbench.nn.tree_decoder import TreeDecoder, additive, places
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from recbench.edge.cloud import Cloud
+from recbench.edge.cloud import Cloud, answer_sound
 from recbench.edge.messages import Failure, Patch
 from recbench.edge.parameters import (
     PersonalBrain,
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from recbench.data.batch import SequenceBatch
     from recbench.data.catalog import Catalog
     from recbench.data.module import InteractionData
-    from recbench.edge.messages import Question, Reply
+    from recbench.edge.messages import Parameters, Question, Reply
     from recbench.models.patched import Following
 
 _USERS_PER_BLOCK = 128
@@ -169,15 +169,10 @@ class DCCL(Collaborative):
 
         def learn() -> None:
             self.eval()
-            sequences, device = data.train_sequences(), self.vectors.device
-            lengths = np.minimum(sequences.lengths, data.max_len)
-            order = np.argsort(lengths, kind="stable")  # equal lengths together: little padding
+            device = self.vectors.device
             self.vectors.zero_()
-            for start in range(0, len(order), _USERS_PER_BLOCK):
-                some = order[start : start + _USERS_PER_BLOCK]
-                history = torch.from_numpy(sequences.windows(sequences.offsets[some + 1], lengths[some]))
-                users = torch.from_numpy(data.users("known")[some])
-                self.vectors[users.to(device)] = self.learnt(history.to(device))
+            for users, history in data.train_bags(_USERS_PER_BLOCK, max_len=data.max_len):
+                self.vectors[torch.from_numpy(users).to(device)] = self.learnt(history.to(device))
 
         return Stage(name, self, data, solve=learn)
 
@@ -213,21 +208,22 @@ class _Encodes:
 
     def __call__(self, asked: Sequence[Question], /) -> list[Reply | Failure]:
         """A vector for each, encoded as one batch."""
-        answers: list[Reply | Failure] = [Failure("not a vector for this model", 0.0)] * len(asked)
-        sound = {
-            i: question.tensors["vector"]
-            for i, question in enumerate(asked)
-            if isinstance(question, Patch)
+        wrong = Failure("not a vector for this model", 0.0)
+        return answer_sound(asked, [None if self._is_sound(q) else wrong for q in asked], self._deliveries)
+
+    def _is_sound(self, question: Question) -> bool:
+        return (
+            isinstance(question, Patch)
             and question.base == self.version
             and fits(question.tensors, self.slots)
-        }
-        if sound:
-            with torch.inference_mode():
-                rows = torch.from_numpy(np.stack(list(sound.values())).astype(np.float32))
-                made = self.encoder(rows.to(self.encoder.up.weight.device))
-            for i, reply in zip(sound, deliveries({"vector": made}, version=self.version), strict=True):
-                answers[i] = reply
-        return answers
+        )
+
+    def _deliveries(self, asked: list[Question]) -> list[Parameters]:
+        vectors = [question.tensors["vector"] for question in asked if isinstance(question, Patch)]
+        with torch.inference_mode():
+            rows = torch.from_numpy(np.stack(vectors).astype(np.float32))
+            made = self.encoder(rows.to(self.encoder.up.weight.device))
+        return deliveries({"vector": made}, version=self.version)
 
 
 class _Sends(PersonalBrain):

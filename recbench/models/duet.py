@@ -25,7 +25,7 @@ import torch
 from torch import nn
 
 from recbench.edge import lists
-from recbench.edge.cloud import Cloud, batch_of
+from recbench.edge.cloud import Cloud, answer_sound, batch_of, have_unknown, histories_of
 from recbench.edge.messages import Failure, History
 from recbench.edge.parameters import PersonalBrain, deliveries, weights_version
 from recbench.models.base import Paper, Recipe, Stage, at_least
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from recbench.data.batch import SequenceBatch
     from recbench.data.catalog import Catalog
     from recbench.data.module import InteractionData
-    from recbench.edge.messages import Question, Reply
+    from recbench.edge.messages import Parameters, Question, Reply
     from recbench.edge.parameters import Personal
 
 TrainBase = Literal["before", "together", "both"]
@@ -155,22 +155,15 @@ class _Writer:
 
     def __call__(self, asked: Sequence[Question], /) -> list[Reply | Failure]:
         """Weights for all of them, written as one batch."""
-        questions = [question for question in asked if isinstance(question, History)]
-        num_items = len(self.items) - 1
-        answers: list[Reply | Failure | None] = [
-            None if _is_known(question, num_items) else Failure(f"an item is none of 1 to {num_items}", 0.0)
-            for question in questions
-        ]
-        sound = [i for i, answer in enumerate(answers) if answer is None]
-        if sound:
-            with torch.inference_mode():
-                batch = batch_of([questions[i] for i in sound]).to(self.items.device)
-                written = self.write(batch.history)
-            for i, reply in zip(
-                sound, deliveries(written, version=self.version, half=self.half), strict=True
-            ):
-                answers[i] = reply
-        return [answer for answer in answers if answer is not None]
+        questions, num_items = histories_of(asked), len(self.items) - 1
+        wrong = Failure(f"an item is none of 1 to {num_items}", 0.0)
+        complaints = [wrong if unknown else None for unknown in have_unknown(questions, num_items)]
+        return answer_sound(questions, complaints, self._deliveries)
+
+    def _deliveries(self, asked: list[History]) -> list[Parameters]:
+        with torch.inference_mode():
+            written = self.write(batch_of(asked).to(self.items.device).history)
+        return deliveries(written, version=self.version, half=self.half)
 
 
 class _Shows(PersonalBrain):
@@ -183,8 +176,3 @@ class _Shows(PersonalBrain):
     def ask(self, batch: SequenceBatch, names: Sequence[str]) -> list[Question]:
         """The newest items; no candidates are wanted."""
         return lists.histories(replace(batch, history=batch.history[:, -self.max_len :]), names, num_items=0)
-
-
-def _is_known(question: History, num_items: int) -> bool:
-    items = question.items
-    return not len(items) or bool(items.min() > 0 and items.max() <= num_items)

@@ -15,6 +15,7 @@ from torch import nn
 
 from recbench.models.base import Paper, Recipe, at_least
 from recbench.models.causal import CausalScorer
+from recbench.nn.alignment import rolled
 from recbench.nn.attention import is_unpadded
 from recbench.nn.dropout import Dropout, check_rate
 from recbench.nn.losses import Loss  # noqa: TC001 - the command line reads the annotation
@@ -96,12 +97,10 @@ class GRU4Rec(CausalScorer):
     def _padded_states(self, x: Tensor, lengths: Tensor) -> Tensor:
         """Where some are shorter: shifted left for the recurrence, so it starts at item 1, and back."""
         length = x.shape[1]
-        pad = (length - lengths)[:, None]
-        steps = torch.arange(length, device=x.device)[None]
-        to_left = ((steps + pad) % length)[..., None]
-        to_right = ((steps - pad) % length)[..., None]
-        states = self.gru(x.gather(1, to_left.expand_as(x)))[0]
+        pad = length - lengths
+        states = self.gru(rolled(x, -pad))[0]
         # zero before item 1: an empty history must not depend on how much padding stands for it
-        states = states.gather(1, to_right.expand_as(states)) * (steps >= pad)[..., None]
+        is_item = torch.arange(length, device=x.device) >= pad[:, None]
+        states = rolled(states, pad) * is_item[..., None]
         out: Tensor = self.project(self.output_dropout(states))
         return out

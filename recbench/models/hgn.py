@@ -25,7 +25,7 @@ from recbench.models.causal import initialise
 from recbench.nn.dropout import Dropout, check_rate
 from recbench.nn.losses import FullSoftmax, Loss
 from recbench.nn.users import UserTable
-from recbench.nn.windows import learners, trailing
+from recbench.nn.windows import trailing, window_loss
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -100,14 +100,14 @@ class HGN(DotScorer):
     def loss(self, batch: SequenceBatch) -> Tensor:
         """Every position, or of a prefix the newest, learns its next items."""
         states = self._states(batch.users, batch.history)  # (B, L, D)
-        learning, targets = learners(
+        return window_loss(
+            self.criterion,
             states,
-            batch.history,
-            batch.next_items(),
+            batch,
+            self.candidates.weight,
             num_targets=self.num_targets,
             newest_only=self.recipe.samples == "prefixes",
         )
-        return self.criterion(learning, targets, self.candidates.weight)
 
     def encode(self, batch: SequenceBatch) -> Tensor:
         """(B, D): user, pooled window and sum of the window."""

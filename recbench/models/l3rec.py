@@ -184,9 +184,10 @@ class L3Rec(ListRecommender):
         """Fill `weights`; the items of each community where these are local too."""
         users = data.users("known")
         self.clusterer.eval()
-        vectors = torch.cat(
-            [self.clusterer.latent(distinct(items)) for items in data.train_bags(_USERS_PER_BLOCK)]
-        )
+        placed = torch.zeros(data.catalog.num_users, self.clusterer.dim)
+        for some, items in data.train_bags(_USERS_PER_BLOCK):
+            placed[torch.from_numpy(some)] = self.clusterer.latent(distinct(items))
+        vectors = placed[torch.from_numpy(users)]
         candidates = torch.arange(0, len(users), self.anchor_step)
         table = kernel(vectors[candidates], vectors, bandwidth=self.bandwidth)
         anchors = choose_anchors(table > 0, self.num_locals)
@@ -199,9 +200,8 @@ class L3Rec(ListRecommender):
         self.weights[torch.from_numpy(users)] = found.T.clone()
         if not self.local_items:
             return None
-        placed = self.clusterer.item_vectors()[1:, :-1]
         asking = self.clusterer.placed(vectors[candidates[anchors]])
-        near = kernel(asking, placed, bandwidth=self.item_bandwidth) > 0
+        near = kernel(asking, self.clusterer.item_vectors()[1:, :-1], bandwidth=self.item_bandwidth) > 0
         return [row.nonzero()[:, 0].numpy() + 1 for row in near]
 
     @torch.inference_mode()

@@ -121,7 +121,7 @@ class LightGCN(DotScorer):
 
     def item_vectors(self) -> Tensor:
         """The mean of the items' layers; of length 1 where the loss compares by cosine."""
-        return F.normalize(self.final, dim=-1) if self.criterion.cosine else self.final
+        return self.criterion.compared(self.final)
 
     @property
     def _graph(self) -> InteractionGraph:

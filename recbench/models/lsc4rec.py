@@ -169,17 +169,17 @@ class LSC4Rec(Collaborative):
         sizes = {"num_moments": self.num_moments, "num_listed": self.num_wanted}
         kept = KeptLists(data.catalog.num_users, self.num_items, **sizes)
         yield Stage("lists", kept, data, solve=lambda: self._list(kept, history, data, asked.trained_on))
-        self._note_skill(0, data, kept)
+        self._judge(0, data, kept)
         if self.cooperates:
             learning = self._cooperation(kept, history)
             yield Stage("cooperate", learning, history, learning.recipe)
-            self._note_skill(1, data, kept)
+            self._judge(1, data, kept)
         if self.adapts:
             recipe = replace(self.adaptation, samples=self.device_model.recipe.samples)
             adapting = Adaptation(self.device_model, kept, fusion=self.fusion, recipe=recipe)
             yield Stage("adapt", adapting, data.newest(self.num_recent), recipe)
-            self._note_skill(2, data, kept)
-        self._choose(data, kept)
+            self._judge(2, data, kept)
+        self._find_limit(data, kept)
 
     @property
     def num_wanted(self) -> int:
@@ -259,13 +259,14 @@ class LSC4Rec(Collaborative):
         alpha, found = judge.best()
         return alpha, found["ndcg@10"]
 
-    def _note_skill(self, place: int, data: InteractionData, kept: KeptLists) -> None:
-        self.skills[place] = self._judged(data, kept)[1]
+    def _judge(self, place: int, data: InteractionData, kept: KeptLists) -> None:
+        """Note how good the device is after a stage, and the share of the cloud that is best for it."""
+        alpha, self.skills[place] = self._judged(data, kept)
+        self.alpha.fill_(alpha)
 
     @torch.inference_mode()
-    def _choose(self, data: InteractionData, kept: KeptLists) -> None:
-        """The share of the cloud, and what a threshold for requests is found from, on validation."""
-        self.alpha.fill_(self._judged(data, kept)[0])
+    def _find_limit(self, data: InteractionData, kept: KeptLists) -> None:
+        """What a threshold for requests is found from, on validation."""
         self.needs.fill_(_NOT_KNOWN)
         hits = []
         self.device_model.eval()

@@ -91,7 +91,7 @@ class MF(DotScorer):
 
     def encode(self, batch: SequenceBatch) -> Tensor:
         """(B, D): the user's own vector, the mean of the history's items, or some of both."""
-        own = self._compared(self.users(batch.users))
+        own = self.criterion.compared(self.users(batch.users))
         bag = distinct(batch.history)
         folded = F.embedding_bag(bag, self.item_vectors(), mode="mean", padding_idx=0)
         share = torch.where(self.is_trained[batch.users], self.fold_in, 1.0)[:, None]
@@ -99,7 +99,4 @@ class MF(DotScorer):
 
     def item_vectors(self) -> Tensor:
         """The item table; rows of length 1 where the loss compares by cosine."""
-        return self._compared(self.items.weight)
-
-    def _compared(self, vectors: Tensor) -> Tensor:
-        return F.normalize(vectors, dim=-1) if self.criterion.cosine else vectors
+        return self.criterion.compared(self.items.weight)

@@ -261,7 +261,8 @@ class Cooperation(OnLists):
         moments = self._history.moment(users[row], places[row, nth])
         listed = self.kept.listed[moments.users, torch.from_numpy(nth)].long().cpu()
         others = torch.cat([listed, recombine(self._trie[0], listed, self.num_recombined)], dim=1)
-        competes = _competes(others, moments, num_items=self.kept.num_items)
+        competes = lists.may_be_shown(others, moments, num_items=self.kept.num_items)
+        competes &= others != moments.target[:, None]
         items = torch.cat([moments.target[:, None], others], dim=1)
         return moments, items, F.pad(competes, (1, 0), value=True)
 
@@ -289,14 +290,3 @@ def positions(data: InteractionData, num_moments: int) -> NDArray[np.int64]:
 def _nobody(batch: SequenceBatch) -> SequenceBatch:
     """The batch as a cloud sees it, to which all users are called alike."""
     return replace(batch, users=torch.full_like(batch.users, -1))
-
-
-def _competes(items: Tensor, batch: SequenceBatch, *, num_items: int) -> Tensor:
-    """(B, C) whether an item is real, is not the target, and might be recommended at that moment."""
-    found = (items != 0) & (items != batch.target[:, None])
-    if batch.allowed is not None:
-        found &= batch.allowed.gather(1, items)
-    if batch.seen is not None:
-        seen = torch.zeros(len(batch), num_items + 1, dtype=torch.bool).scatter_(1, batch.seen, value=True)
-        found &= ~seen.gather(1, items)
-    return found

@@ -18,7 +18,8 @@ from torch import nn
 from recbench.edge.parameters import Personal
 from recbench.models.base import Paper, Recipe, Scorer
 from recbench.nn.losses import other_items
-from recbench.nn.meta_patch import MetaPatch, VectorEncoder, descend, inserted, newest_moments
+from recbench.nn.meta_patch import MetaPatch, VectorEncoder, descend, inserted
+from recbench.nn.own_history import newest_moments
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from recbench.data.batch import SequenceBatch
     from recbench.data.catalog import Catalog
     from recbench.models.causal import CausalScorer
-    from recbench.nn.meta_patch import Moments
+    from recbench.nn.own_history import Moments
 
 _USERS_PER_BLOCK = 128  # whose scores of the catalogue are held at once
 PAPER = Paper(
@@ -74,18 +75,14 @@ class PatchedModel(Personal):
 
     def logits(self, state: Tensor, items: Tensor | None = None) -> Tensor:
         """(B, N + 1), or (B, C) of the (B, C) `items`: what the base's loss takes the softmax of."""
-        criterion, table = self.base.criterion, self.base.items.weight
-        if criterion.cosine:
-            state, table = F.normalize(state, dim=-1), F.normalize(table, dim=-1)
-        state = state / criterion.temperature
+        table = self.base.item_vectors()
+        state = self.base.criterion.compared(state) / self.base.criterion.temperature
         return state @ table.T if items is None else torch.einsum("bd,bcd->bc", state, table[items])
 
     def score(self, batch: SequenceBatch, weights: Mapping[str, Tensor] | None) -> Tensor:
         """Inner products with all items, or cosines."""
         state = self.state(batch.history, None if weights is None else weights["vector"])
-        if self.base.criterion.cosine:
-            state = F.normalize(state, dim=-1)
-        return state @ self.base.item_vectors().T
+        return self.base.criterion.compared(state) @ self.base.item_vectors().T
 
     def learn(self, history: Tensor, *, num_moments: int, num_steps: int, lr: float, l2: float) -> Tensor:
         """(B, L) items -> (B, K): the vectors that the devices come to from zero, each by its own items."""

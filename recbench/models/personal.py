@@ -12,7 +12,6 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - PyTorch's own name for it
 from torch import nn
 
 from recbench.edge.parameters import Personal
@@ -72,10 +71,7 @@ class PersonalHead(Learner):
 
     def score(self, batch: SequenceBatch, weights: Mapping[str, Tensor] | None) -> Tensor:
         """Inner products with all items, or cosines where the base's loss compares by them."""
-        users = self.state(batch, weights)
-        if self.base.criterion.cosine:
-            users = F.normalize(users, dim=-1)
-        return users @ self.base.item_vectors().T
+        return self.base.criterion.compared(self.state(batch, weights)) @ self.base.item_vectors().T
 
 
 class PersonalNet(Learner):

@@ -30,11 +30,15 @@ def causal_mask(history: Tensor) -> Tensor | None:
     """
     if is_unpadded(history):
         return None
-    real = history != 0
-    length = history.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool, device=history.device).tril()
-    itself = torch.eye(length, dtype=torch.bool, device=history.device)
-    return ((causal & real[:, None, :]) | itself)[:, None]
+    return causal_rows(history != 0)[:, None]
+
+
+def causal_rows(real: Tensor) -> Tensor:
+    """(B, L) -> (B, L, L): each sees the real ones up to itself, and padding itself, lest it be NaN."""
+    length = real.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=real.device).tril()
+    itself = torch.eye(length, dtype=torch.bool, device=real.device)
+    return (causal & real[:, None, :]) | itself
 
 
 def padding_mask(history: Tensor) -> Tensor:

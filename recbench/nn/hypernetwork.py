@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-import torch
 from torch import nn
+
+from recbench.nn.alignment import rolled
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,13 +26,10 @@ def newest_recurrent_state(gru: nn.GRU, x: Tensor, real: Tensor) -> Tensor:
         x: (B, L, D) vectors, any at padding.
         real: (B, L) True at items, which come last.
     """
-    length = x.shape[1]
-    count = real.sum(1, keepdim=True)  # (B, 1)
-    steps = torch.arange(length, device=x.device)
-    to_left = (steps + length - count) % length  # shifted left, so that the recurrence starts at item 1
-    states = gru(x.gather(1, to_left[..., None].expand_as(x)))[0]
-    newest = (count - 1).clamp_min(0)[..., None].expand(-1, 1, states.shape[2])
-    state: Tensor = states.gather(1, newest)[:, 0] * (count > 0)
+    count = real.sum(1)  # (B,)
+    states = gru(rolled(x, count - x.shape[1]))[0]
+    newest = (count - 1).clamp_min(0)[:, None, None].expand(-1, 1, states.shape[2])
+    state: Tensor = states.gather(1, newest)[:, 0] * (count > 0)[:, None]
     return state
 
 

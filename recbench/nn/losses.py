@@ -33,9 +33,11 @@ class Loss(ABC):
 
     def __call__(self, hidden: Tensor, target: Tensor, table: Tensor) -> Tensor:
         """Mean loss of (P, D) `hidden` whose next items are (P,) `target`, against the (N + 1, D) `table`."""
-        if self.cosine:
-            hidden, table = F.normalize(hidden, dim=-1), F.normalize(table, dim=-1)
-        return self.compare(hidden / self.temperature, target, table)
+        return self.compare(self.compared(hidden) / self.temperature, target, self.compared(table))
+
+    def compared(self, vectors: Tensor) -> Tensor:
+        """(..., D) vectors as they are compared; a method that has learnt by this loss must rank by them."""
+        return F.normalize(vectors, dim=-1) if self.cosine else vectors
 
     @abstractmethod
     def compare(self, hidden: Tensor, target: Tensor, table: Tensor) -> Tensor:

@@ -114,29 +114,6 @@ def inserted(places: Sequence[nn.Module], patches: Sequence[Patch]) -> Iterator[
             handle.remove()
 
 
-class Moments(NamedTuple):
-    """(M B, L) histories before users' newest items, (M B,) these items, (M B,) whether there are any."""
-
-    history: Tensor
-    target: Tensor
-    is_real: Tensor
-
-
-def newest_moments(history: Tensor, num_moments: int) -> Moments:
-    """The moments before each user's newest items, user after user, the newest first.
-
-    Args:
-        history: (B, L) items, right-aligned.
-        num_moments: M at most; an item that nothing stands before is none.
-    """
-    ages = range(1, min(num_moments, history.shape[1] - 1) + 1)
-    if not ages:
-        return Moments(history[:0], history[:0, 0], history[:0, 0] != 0)
-    histories = torch.stack([F.pad(history[:, :-age], (age, 0)) for age in ages], dim=1).flatten(0, 1)
-    target = torch.stack([history[:, -age] for age in ages], dim=1).flatten()
-    return Moments(histories, target, (target != 0) & (histories[:, -1] != 0))
-
-
 def descend(
     start: Tensor, loss: Callable[[Tensor], Tensor], *, num_steps: int, lr: float, l2: float
 ) -> Tensor:

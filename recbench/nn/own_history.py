@@ -1,13 +1,13 @@
-"""A few steps of learning from one user's own history, undone when the answer has been given.
+"""What a device learns from: the moments of its user's own history; and learning that is undone again.
 
-B users, L history, M targets of a user, C candidates.
+B users, L history, M moments of a user, C candidates.
 """
 
 from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - PyTorch's own name for it
@@ -54,29 +54,45 @@ def tuned(model: nn.Module, loss: Callable[[], Tensor], *, num_steps: int, lr: f
                 weight.copy_(old)
 
 
+class Moments(NamedTuple):
+    """(M B, L) histories before users' newest items, (M B,) these items, (M B,) whether there are any."""
+
+    history: Tensor
+    target: Tensor
+    is_real: Tensor
+
+
+def newest_moments(history: Tensor, num_moments: int) -> Moments:
+    """The moments before each user's newest items, user after user, the newest first.
+
+    Args:
+        history: (B, L) items, right-aligned.
+        num_moments: M at most; an item that nothing stands before is none.
+    """
+    ages = range(1, min(num_moments, history.shape[1] - 1) + 1)
+    if not ages:
+        return Moments(history[:0], history[:0, 0], history[:0, 0] != 0)
+    histories = torch.stack([F.pad(history[:, :-age], (age, 0)) for age in ages], dim=1).flatten(0, 1)
+    target = torch.stack([history[:, -age] for age in ages], dim=1).flatten()
+    return Moments(histories, target, (target != 0) & (histories[:, -1] != 0))
+
+
 def own_moments(batch: SequenceBatch, num_targets: int) -> SequenceBatch:
-    """The moments before the newest items of one user's history, which are the targets; the newest one first.
+    """`newest_moments` of one user, those that there are, as a batch that can be learnt from.
 
     Args:
         batch: of one user.
         num_targets: M at most; an item that nothing stands before is none.
     """
     with torch.inference_mode(mode=False):  # what was made in that mode cannot be learnt from
-        history, times = batch.history.clone(), None if batch.times is None else batch.times.clone()
-        length = int((history != 0).sum())
-        ages = range(1, min(num_targets, length - 1) + 1)
-        width = history.shape[1]
-
-        def before(row: Tensor) -> Tensor:
-            rows = [F.pad(row[:, : width - age], (age, 0)) for age in ages]
-            return torch.cat(rows) if rows else row[:0]
-
+        found = newest_moments(batch.history.clone(), num_targets)
+        times = None if batch.times is None else newest_moments(batch.times.clone(), num_targets).history
         return replace(
             batch,
-            users=batch.users.clone().expand(len(ages)),
-            history=before(history),
-            times=None if times is None else before(times),
-            target=torch.stack([history[0, width - age] for age in ages]) if ages else history[0, :0],
+            users=batch.users.clone().expand(int(found.is_real.sum())),
+            history=found.history[found.is_real],
+            times=None if times is None else times[found.is_real],
+            target=found.target[found.is_real],
             query=None,
             seen=None,
             allowed=None,

@@ -16,22 +16,6 @@ if TYPE_CHECKING:
     from recbench.nn.trie import Trie
 
 
-def find(trie: Trie, codes: Tensor) -> Tensor:
-    """(...) the items that (..., T) codes stand for; 0 where they stand for none."""
-    base = int(trie.codes.max()) + 1
-    node = torch.zeros(codes.shape[:-1], dtype=torch.int64, device=codes.device)
-    is_real = torch.ones_like(node, dtype=torch.bool)
-    for level, tokens in zip(trie.levels, codes.unbind(-1), strict=True):
-        counts = level.first.diff()
-        parents = torch.arange(len(counts), device=codes.device).repeat_interleave(counts)
-        edges = parents * base + level.tokens  # ascending, as children are
-        wanted = node * base + tokens
-        node = torch.searchsorted(edges, wanted.contiguous()).clamp(max=len(edges) - 1)
-        is_real &= edges[node] == wanted
-        node = node.masked_fill(~is_real, 0)
-    return trie.items[node].masked_fill(~is_real, 0)
-
-
 def recombine(trie: Trie, items: Tensor, num_draws: int) -> Tensor:
     """(B, M) items whose every code is that of some listed item; 0 where a draw is no item, listed, or twice.
 
@@ -50,7 +34,7 @@ def recombine(trie: Trie, items: Tensor, num_draws: int) -> Tensor:
     drawn = drawn.clamp(max=items.shape[1] - 1)  # a float may round up to its bound
     codes = trie.codes[packed.gather(1, drawn.flatten(1))]  # (B, M T, T)
     places = torch.arange(num_codes, device=items.device).repeat(num_draws)[:, None]
-    found = find(trie, codes.gather(2, places.expand(len(items), -1, 1))[..., 0].view(shape))
+    found = trie.find(codes.gather(2, places.expand(len(items), -1, 1))[..., 0].view(shape))
     found = found.sort(dim=1).values
     found[:, 1:] = found[:, 1:].masked_fill(found[:, 1:] == found[:, :-1], 0)
     return found.masked_fill((found[..., None] == items[:, None]).any(2), 0)

@@ -13,16 +13,11 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F  # noqa: N812 - PyTorch's own name for it
 
+from recbench.nn.attention import causal_rows
+
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
-
-
-def causal_rows(real: Tensor) -> Tensor:
-    """(B, S) -> (B, S, S): each sees the real ones up to itself, and padding itself, lest it be NaN."""
-    size = real.shape[1]
-    seen = torch.ones(size, size, dtype=torch.bool, device=real.device).tril() & real[:, None]
-    return seen | torch.eye(size, dtype=torch.bool, device=real.device)
 
 
 def places(real: Tensor) -> Tensor:

@@ -33,17 +33,20 @@ class Level(nn.Module):
     tokens: Tensor
     rows: Tensor
     places: Tensor
+    keys: Tensor
 
     def __init__(self, parents: Tensor, tokens: Tensor, rows: Tensor, *, num_nodes: int) -> None:
         super().__init__()
         num_children = parents.bincount(minlength=num_nodes)
         self.width = int(num_children.max())
+        self.num_tokens = int(tokens.max()) + 1
         self.has_pad = bool((tokens == PAD).any())
         tables = {
             "first": F.pad(num_children.cumsum(0), (1, 0)),  # (S + 1,) each node's first child
             "tokens": tokens,
             "rows": rows,
             "places": torch.arange(self.width, device=tokens.device),
+            "keys": parents * self.num_tokens + tokens,  # ascending, as children are
         }
         for name, table in tables.items():
             self.register_buffer(name, table, persistent=False)
@@ -53,6 +56,12 @@ class Level(nn.Module):
         child = self.first[nodes][..., None] + self.places
         exists = child < self.first[nodes + 1][..., None]
         return child.clamp_(max=len(self.tokens) - 1), exists
+
+    def child_by(self, nodes: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """The child of each node that each token leads to; and whether there is one."""
+        wanted = (nodes * self.num_tokens + tokens).contiguous()
+        child = torch.searchsorted(self.keys, wanted).clamp(max=len(self.keys) - 1)
+        return child, (self.keys[child] == wanted) & (tokens < self.num_tokens)
 
 
 class Trie(nn.Module):
@@ -131,6 +140,15 @@ class Trie(nn.Module):
             levels.append(Level(node[rows], column[rows], ends, num_nodes=num_nodes))
             node, num_nodes = begin.cumsum(0) - 1, len(rows)
         self.items, self._levels = order + 1, nn.ModuleList(levels)
+
+    def find(self, codes: Tensor) -> Tensor:
+        """(...) the items that (..., T) codes stand for; 0 where they stand for none."""
+        node = torch.zeros(codes.shape[:-1], dtype=torch.int64, device=codes.device)
+        is_real = torch.ones_like(node, dtype=torch.bool)
+        for level, tokens in zip(self.levels, codes.unbind(-1), strict=True):
+            node, exists = level.child_by(node, tokens)
+            is_real &= exists
+        return self.items[node].masked_fill(~is_real, 0)
 
     def alive(self, allowed: Tensor) -> list[Tensor]:
         """(B, N + 1) items that may be recommended -> per depth (B, S') nodes that lead to one of them."""

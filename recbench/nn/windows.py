@@ -12,6 +12,9 @@ import torch.nn.functional as F  # noqa: N812 - PyTorch's own name for it
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from recbench.data.batch import SequenceBatch
+    from recbench.nn.losses import Loss
+
 
 def trailing(x: Tensor, size: int) -> Tensor:
     """(B, L) or (B, L, D) -> (B, L, W) or (B, L, D, W): each position's newest `size` values, its own last.
@@ -25,6 +28,22 @@ def trailing(x: Tensor, size: int) -> Tensor:
 def following(next_items: Tensor, num_targets: int) -> Tensor:
     """(B, L) each position's next item -> (B, L, T) its next T items, nearest first; 0 where unknown."""
     return F.pad(next_items, (0, num_targets - 1)).unfold(1, num_targets, 1)
+
+
+def window_loss(
+    criterion: Loss,
+    states: Tensor,
+    batch: SequenceBatch,
+    table: Tensor,
+    *,
+    num_targets: int,
+    newest_only: bool,
+) -> Tensor:
+    """Mean loss of what learns in (B, L, D) `states` of a batch, against the (N + 1, D) `table`."""
+    learning, targets = learners(
+        states, batch.history, batch.next_items(), num_targets=num_targets, newest_only=newest_only
+    )
+    return criterion(learning, targets, table)
 
 
 def learners(

@@ -134,13 +134,6 @@ def scores_of(model: Recommender, batch: SequenceBatch) -> Tensor:
     return torch.zeros(len(batch), 61).scatter(1, best.items, best.scores)  # parts are joined: equally wide
 
 
-def rows_of(batch: SequenceBatch, rows: slice) -> SequenceBatch:
-    tensors = {name: getattr(batch, name) for name in ("users", "history", "target", "times", "seen")}
-    query = None if batch.query is None else batch.query[rows]
-    cut = {name: value if value is None else value[rows] for name, value in tensors.items()}
-    return replace(batch, query=query, **cut)
-
-
 def padded(batch: SequenceBatch, num_columns: int) -> SequenceBatch:
     times = None if batch.times is None else F.pad(batch.times, (num_columns, 0))
     return replace(batch, history=F.pad(batch.history, (num_columns, 0)), times=times)
@@ -164,7 +157,7 @@ def test_padding_does_not_change_scores(trained: Trained, lag: int) -> None:
 @pytest.mark.parametrize("size", [1, 7])
 def test_batch_size_does_not_change_scores_or_ranks(trained: Trained, size: int) -> None:
     model, batch = trained.model, trained.batch
-    parts = [rows_of(batch, slice(start, start + size)) for start in range(0, len(batch), size)]
+    parts = [batch.rows(slice(start, start + size)) for start in range(0, len(batch), size)]
     close(torch.cat([scores_of(model, part) for part in parts]), scores_of(model, batch))
     ranks = torch.cat([model.target_ranks(part).rank for part in parts])
     assert torch.equal(ranks, model.target_ranks(batch).rank)
@@ -172,7 +165,7 @@ def test_batch_size_does_not_change_scores_or_ranks(trained: Trained, size: int)
 
 def test_users_of_a_batch_do_not_see_each_other(trained: Trained) -> None:
     half = slice(None, None, 2)
-    found = scores_of(trained.model, rows_of(trained.batch, half))
+    found = scores_of(trained.model, trained.batch.rows(half))
     close(found, scores_of(trained.model, trained.batch)[half])
 
 

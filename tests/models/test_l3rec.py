@@ -57,7 +57,9 @@ def test_stages_are_the_papers_steps_and_their_copies_differ() -> None:
 def test_communities_are_within_the_bandwidth_of_their_anchors() -> None:
     model = made(num_locals=3, bandwidth=0.5)
     data = cut(model)
-    place = torch.cat([model.clusterer.latent(distinct(items)) for items in data.train_bags(64)])
+    place = torch.zeros(data.catalog.num_users, 8)
+    for users, items in data.train_bags(64):
+        place[users] = model.clusterer.latent(distinct(items))
     unit = place / place.norm(dim=1, keepdim=True)
     anchors = [
         int(column.argmax()) for column in model.weights.T

@@ -26,7 +26,7 @@ from recbench.models.collaborative import Boundary
 from recbench.models.on_lists import Cooperation, KeptLists, positions
 from recbench.nn.list_fusion import GRID, inconsistency, minmax, mix
 from recbench.nn.own_history import listwise, own_moments, tuned
-from recbench.nn.recombination import find, recombine
+from recbench.nn.recombination import recombine
 from recbench.nn.trie import Trie
 from recbench.training import TrainerOptions, train
 
@@ -135,7 +135,7 @@ class TestRecombination:
     def test_items_are_found_by_their_codes(self) -> None:
         trie = Trie.of(self.CODES)
         asked = torch.tensor([[[3, 6], [2, 5]], [[4, 5], [9, 7]], [[4, 7], [0, 0]]])
-        assert find(trie, asked).tolist() == [[4, 1], [0, 0], [5, 0]]
+        assert trie.find(asked).tolist() == [[4, 1], [0, 0], [5, 0]]
 
     def test_two_items_give_the_two_others_of_their_square(self) -> None:
         torch.manual_seed(0)
@@ -381,12 +381,14 @@ class TestWhatIsChosen:
 
     def test_nothing_is_chosen_by_what_the_test_shows(self, taught: Taught) -> None:
         data, model = taught.data, taught.model
-        before = {name: getattr(model, name).clone() for name in ("alpha", "recall", "needs")}
+        names = ("alpha", "skills", "recall", "needs", "limit")
+        before = {name: getattr(model, name).clone() for name in names}
         newest = data.sequences.offsets[1:] - 1
         genuine = data.sequences.items[newest].copy()
         data.sequences.items[newest] = genuine % 60 + 1
         try:
-            model._choose(data, taught.kept)
+            model._judge(2, data, taught.kept)
+            model._find_limit(data, taught.kept)
         finally:
             data.sequences.items[newest] = genuine
         assert all(torch.equal(getattr(model, name), value) for name, value in before.items())
@@ -416,7 +418,7 @@ class TestWhatIsChosen:
         model = small(budget=0.2, history_lag=2)
         model.build(taught.data.catalog)
         model.load_state_dict(taught.model.state_dict())
-        model._choose(taught.data, taught.kept)
+        model._find_limit(taught.data, taught.kept)
         loaded = copy.deepcopy(small(budget=0.2, history_lag=2))  # as the command line's methods are copied
         loaded.build(taught.data.catalog)
         loaded.load_state_dict(model.state_dict())
