@@ -102,6 +102,8 @@ class Stage:
         solve: where given, called instead of `Trainer.fit`: training by counting or linear algebra.
         trainer: further options of the Lightning Trainer.
         seed: added to the run's, so that copies of a method see other batches and draw other masks.
+        num_beside: how many of the stages after it need nothing of it nor of one another, so that all of them
+            may be trained at once.
     """
 
     name: str
@@ -111,6 +113,7 @@ class Stage:
     solve: Callable[[], None] | None = None
     trainer: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
+    num_beside: int = 0
 
 
 class Recommender(LightningModule, ABC):

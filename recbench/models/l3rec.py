@@ -134,9 +134,11 @@ class L3Rec(ListRecommender):
             own = data.restricted(members, items=None if items is None else items[j])
             if self.warm_start:
                 one.load_state_dict(self.local.state_dict())
-            yield from (replace(stage, name=f"local-{j}", data=own, seed=j) for stage in one.stages(own))
-            if self.fusion == "wrrf_lm":
-                self._note_skill(j, own)
+            left = self.num_locals - 1 - j
+            for stage in one.stages(own):
+                yield replace(stage, name=f"local-{j}", data=own, seed=j, num_beside=left)
+        if self.fusion == "wrrf_lm":
+            self.note_skill(data)
 
     @property
     def list_length(self) -> int:
@@ -145,9 +147,7 @@ class L3Rec(ListRecommender):
 
     def recommend(self, batch: SequenceBatch, k: int) -> Ranking:
         """The best `k` of the fused lists; the autoencoder's for those in no community."""
-        length = max(k, self.num_listed)
-        lists = torch.stack([one.recommend(batch, length).items for one in self._locals], dim=1)
-        weights = self._list_weights(batch.users)
+        lists, weights = self.lists(batch, max(k, self.num_listed)), self._list_weights(batch.users)
         items, scores = fuse(lists, weights, how=_SUMS[self.fusion], damping=self.damping)
         items, scores = items[:, :k], scores[:, :k].float()
         is_stranger = ~(self.weights[batch.users] > 0).any(1)
@@ -157,6 +157,19 @@ class L3Rec(ListRecommender):
             items, scores = items[:, :width].clone(), scores[:, :width].clone()
             items[is_stranger], scores[is_stranger] = spare.items[is_stranger], spare.scores[is_stranger]
         return Ranking(items, scores)
+
+    def lists(self, batch: SequenceBatch, length: int) -> Tensor:
+        """(B, q, length) items that the local models list, those of communities somebody is not in as well."""
+        return torch.stack([one.recommend(batch, length).items for one in self._locals], dim=1)
+
+    @torch.inference_mode()
+    def note_skill(self, data: InteractionData) -> None:
+        """How well each local model finds the validation items: what `wrrf_lm` weighs its lists by."""
+        for j, one in enumerate(self._locals):
+            one.eval()
+            for batch in data.val_dataloader():
+                scores = per_user(one.target_ranks(batch).numpy(), ("ndcg@5",))[:, 0]
+                self.skill[batch.users, j] = torch.from_numpy(np.asarray(scores)).float()
 
     def notes(self) -> tuple[str, ...]:
         """How large the communities are and how many users are in none."""
@@ -203,14 +216,6 @@ class L3Rec(ListRecommender):
         asking = self.clusterer.placed(vectors[candidates[anchors]])
         near = kernel(asking, self.clusterer.item_vectors()[1:, :-1], bandwidth=self.item_bandwidth) > 0
         return [row.nonzero()[:, 0].numpy() + 1 for row in near]
-
-    @torch.inference_mode()
-    def _note_skill(self, j: int, data: InteractionData) -> None:
-        """How well community `j`'s model finds its members' validation items."""
-        one = self._locals[j].eval()
-        for batch in data.val_dataloader():
-            scores = per_user(one.target_ranks(batch).numpy(), ("ndcg@5",))[:, 0]
-            self.skill[batch.users, j] = torch.from_numpy(np.asarray(scores)).float()
 
 
 _SUMS: dict[LocalFusion, Fusion] = {
