@@ -16,6 +16,7 @@ from recbench.errors import CheckpointError, DivergedError
 from recbench.evaluate import estimates, evaluate, request_latency
 from recbench.metrics import means
 from recbench.results import Run, StageCost, config_hash, write_atomic, write_run
+from recbench.sizes import num_bytes, num_weights
 from recbench.tracking import log_record, make_logger
 from recbench.training import TrainerOptions, owner_of, train
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from lightning.pytorch.loggers import Logger
-    from torch import nn
 
     from recbench.data.module import InteractionData
     from recbench.models.base import Recommender
@@ -167,8 +167,8 @@ def _judge(
         "stages": costs,
         "latency": request_latency(model, data),
         "evaluation_users_per_s": round(len(tested.users) / tested.seconds, 1),
-        "num_parameters": {side: _num_parameters(module) for side, module in sides.items()},
-        "num_bytes": {side: _num_bytes(module) for side, module in sides.items()},
+        "num_parameters": {side: num_weights(module) for side, module in sides.items()},
+        "num_bytes": {side: num_bytes(module) for side, module in sides.items()},
         "finished": _now(),
         **_per_request(tested.usage, len(tested.users)),
     }
@@ -178,14 +178,6 @@ def _judge(
     record = record.model_copy(update=update)
     path = write_run(record, results, users=tested.users, ranks=tested.ranks)
     return record, path
-
-
-def _num_parameters(module: nn.Module) -> int:
-    return sum(weights.numel() for weights in module.parameters())
-
-
-def _num_bytes(module: nn.Module) -> int:
-    return sum(value.nbytes for value in module.state_dict().values())
 
 
 def _per_request(usage: Mapping[str, int], num_requests: int) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import copy
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from recbench.data.batch import SequenceBatch
@@ -75,13 +76,31 @@ def measure(model: Recommender, data: InteractionData) -> Sizes:
     outside = [tensor for tensor in _tensors(model) if id(tensor) not in inside]
     is_trained = type(model).loss is not Recommender.loss
     trained = [weight for weight in model.parameters() if weight.requires_grad] if is_trained else []
-    num_plain = sum(weight.numel() for weight in model.parameters() if id(weight) not in inside)
     return Sizes(
-        num_weights=num_plain + sum(map(lm_sizes.num_weights, lms)),
+        num_weights=num_weights(model),
         num_trained=sum(weight.numel() for weight in trained),
         weight_bytes=sum(tensor.nbytes for tensor in outside) + sum(map(lm_sizes.num_bytes, lms)),
         training_bytes=3 * sum(weight.nbytes for weight in trained),
         activations=_activations(model, blank, data) if is_trained else Activations(0, "no backward pass"),
+    )
+
+
+def num_weights(module: nn.Module) -> int:
+    """All parameters, whatever their number of bits."""
+    lms = _language_models(module)
+    inside = {id(weight) for lm in lms for weight in lm.parameters()}
+    plain = sum(weight.numel() for weight in module.parameters() if id(weight) not in inside)
+    return plain + sum(map(lm_sizes.num_weights, lms))
+
+
+def num_bytes(module: nn.Module) -> int:
+    """What a checkpoint has of it, each tensor once, and its language models whole, as they lie in memory."""
+    named = module.named_modules(remove_duplicate=False)
+    inside = tuple(f"{name}." if name else "" for name, part in named if isinstance(part, LanguageModel))
+    state = module.state_dict(keep_vars=True)  # so that weights with two names are told by what they are
+    plain = {id(tensor): tensor for name, tensor in state.items() if not name.startswith(inside)}
+    return sum(tensor.nbytes for tensor in plain.values()) + sum(
+        map(lm_sizes.num_bytes, _language_models(module))
     )
 
 
@@ -107,7 +126,7 @@ def _activations(model: Recommender, blank: Recommender, data: InteractionData) 
         return Activations(None, f"not told: the loss needs more than a batch ({type(error).__name__})")
 
 
-def kept_bytes(model: torch.nn.Module, run: Callable[[], Tensor]) -> int:
+def kept_bytes(model: nn.Module, run: Callable[[], Tensor]) -> int:
     """Bytes of the storages that autograd keeps of what `run` computes, weights left out, each once."""
     own = {tensor.untyped_storage()._cdata for tensor in _tensors(model)}
     kept = {}
@@ -185,9 +204,9 @@ def _batch(num_samples: int, length: int, num_items: int) -> SequenceBatch:
     return SequenceBatch(users=torch.arange(num_samples), history=items[:, :-1], target=items[:, -1])
 
 
-def _language_models(model: torch.nn.Module) -> list[LanguageModel]:
+def _language_models(model: nn.Module) -> list[LanguageModel]:
     return [module for module in model.modules() if isinstance(module, LanguageModel)]
 
 
-def _tensors(model: torch.nn.Module) -> list[Tensor]:
+def _tensors(model: nn.Module) -> list[Tensor]:
     return [*model.parameters(), *model.buffers()]

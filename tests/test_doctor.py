@@ -228,6 +228,24 @@ def test_four_bits_are_counted_before_there_are_any(tiny: Callable[..., Any]) ->
     assert lm_sizes.num_weights(meta) == packed + 2 * 2 * (2 * 64 + 2 * 48) + 2 * 64 * 32 + 5 * 32
 
 
+def test_a_record_counts_language_models_whole_and_in_their_bits(tiny: Callable[..., Any]) -> None:
+    pytest.importorskip("bitsandbytes", reason="needs the extra llm")
+    lm = tiny("cpu", quantize="nf4", lora=Lora(rank=2))
+    side = torch.nn.ModuleDict({"lm": lm, "again": lm, "head": torch.nn.Linear(3, 5, bias=False)})
+    side["tied"] = torch.nn.Linear(3, 5, bias=False)
+    side["tied"].weight = side["head"].weight
+    side.register_buffer("codes", torch.zeros(7, dtype=torch.int16))
+    side.train()
+    lm.eval()  # bitsandbytes may repack its weights now
+    packed = 2 * (2 * 32 * 32 + 2 * 16 * 32 + 3 * 32 * 64)
+    whole = 2 * 2 * (2 * 64 + 2 * 48) + 2 * 64 * 32 + 5 * 32  # adapters, table and output layer, norms
+    assert sizes.num_weights(side) == packed + whole + 15
+    scales = 2 * (2 * 16 + 2 * 8 + 3 * 32)  # 64 weights share one of a byte; no layer has more than 256
+    tables = 2 * 7 * 4 * (1 + 273)
+    assert sizes.num_bytes(side) == packed // 2 + scales + tables + 4 * whole + 4 * 15 + 2 * 7
+    assert sizes.num_bytes(lm) == lm_sizes.num_bytes(lm)
+
+
 def test_the_command_measures_a_method(capsys: pytest.CaptureFixture[str]) -> None:
     asked = ["doctor", "--model", "sasrec", "--trainer", "gpu", "--model.dim", "8", "--data", "demo"]
     assert cli.main(asked) == 0
