@@ -18,7 +18,7 @@ from recbench.metrics import KEYS, Ranks, bootstrap_means, interval, means, per_
 from recbench.results import Estimate, Latency
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
@@ -48,10 +48,14 @@ class Evaluation(NamedTuple):
 
     def notes(self) -> tuple[str, ...]:
         """What the ranks do not say of themselves."""
-        if not self.num_unreachable:
-            return ()
-        share = self.num_unreachable / len(self.users)
-        return (f"{share:.1%} of the targets are out of reach and count as misses",)
+        found = []
+        if self.num_unreachable:
+            share = self.num_unreachable / len(self.users)
+            found.append(f"{share:.1%} of the targets are out of reach and count as misses")
+        listed = int(np.isfinite(self.ranks.rank).sum())
+        if 0 < listed < len(self.users) - (self.num_unreachable or 0):
+            found.append(f"{listed / len(self.users):.1%} of the targets are in the list that is ranked")
+        return tuple(found)
 
 
 class Group(NamedTuple):
@@ -75,6 +79,7 @@ def evaluate(
     """
     device = next(iter(model.state_dict().values())).device
     model.eval()
+    model.watched(data)
     who, rank, ties, num_unreachable = [], [], [], None
     before = model.usage()
     start = time.perf_counter()
@@ -129,9 +134,22 @@ def of_lengths(ranks: Ranks, lengths: NDArray[np.int64]) -> dict[str, Group]:
 
 
 def request_latency(
-    model: Recommender, data: InteractionData, *, k: int = 10, num_calls: int = 300
+    model: Recommender,
+    data: InteractionData,
+    *,
+    k: int = 10,
+    num_calls: int = 300,
+    split: Callable[[float], Mapping[str, float]] | None = None,
 ) -> dict[str, Latency]:
-    """Time of `recommend` for one user at a time, over different users, by the side that spends it."""
+    """Time of `recommend` for one user at a time, over different users, by the side that spends it.
+
+    Args:
+        model: a trained method.
+        data: whose users ask.
+        k: items they ask for.
+        num_calls: requests that are timed.
+        split: how the milliseconds of the request before divide; as the method says unless given.
+    """
     device = next(iter(model.state_dict().values())).device
     everyone = data.users("known")
     chosen = np.random.default_rng(0).choice(everyone, size=num_calls)
@@ -139,5 +157,5 @@ def request_latency(
     model.eval()
     with torch.inference_mode():
         return latency.measure_sides(
-            lambda i: model.recommend(requests[i], k), model.split_ms, num_calls=num_calls
+            lambda i: model.recommend(requests[i], k), split or model.split_ms, num_calls=num_calls
         )

@@ -163,6 +163,12 @@ class InteractionData(LightningDataModule):
         return Catalog(prepared.card.num_users, prepared.card.num_items, prepared.items, popularity)
 
     @property
+    def times(self) -> NDArray[np.int64] | None:
+        """Unix seconds of `sequences.items`, one each; None where the data set has no times."""
+        self.setup("fit")
+        return self._times
+
+    @property
     def protocol(self) -> str:
         """What the records call the rules of split and candidates: `loo-full`, `top-n-99`, ..."""
         return str(self.rules)

@@ -17,6 +17,7 @@ from recbench.nn.ranking import Ranking, TargetRanks, ranks_in_lists
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from recbench.data.batch import SequenceBatch
@@ -49,13 +50,18 @@ def are_usable(replies: Sequence[Reply], *, num_items: int) -> list[bool]:
 
 
 def _are_sound(lists: list[Candidates], num_items: int) -> bool:
-    lengths = np.array([len(found.items) for found in lists])
-    items = np.concatenate([found.items for found in lists])
+    scores = np.concatenate([found.scores for found in lists])
+    return are_known([found.items for found in lists], num_items) and bool(np.isfinite(scores).all())
+
+
+def are_known(lists: Sequence[NDArray[np.int32]], num_items: int) -> bool:
+    """Whether every list has an item at least, all of 1 to `num_items` and none of them twice."""
+    lengths = np.array([len(items) for items in lists])
+    items = np.concatenate(lists)
     if not lengths.all() or items.min() < 1 or items.max() > num_items:
         return False
     pairs = np.sort(np.repeat(np.arange(len(lists)) * (num_items + 1), lengths) + items)
-    scores = np.concatenate([found.scores for found in lists])
-    return bool((pairs[1:] != pairs[:-1]).all() and np.isfinite(scores).all())
+    return bool((pairs[1:] != pairs[:-1]).all())
 
 
 def stacked(replies: Sequence[Reply], device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:

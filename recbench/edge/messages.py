@@ -46,6 +46,7 @@ Words = Annotated[str, Text(8192)]
 Items = Annotated[NDArray[np.int32], Array("<i4", ndim=1, limit=1 << 20)]
 Scores = Annotated[NDArray[np.float32], Array("<f4", ndim=1, limit=1 << 20)]
 Numbers = Annotated[NDArray[np.float32], Array("<f4", ndim=1, limit=1 << 16)]
+Halves = Annotated[NDArray[np.float16], Array("<f2", ndim=1, limit=1 << 16)]
 Weights = Annotated[dict[str, NDArray[Any]], Tensors()]
 
 
@@ -117,12 +118,16 @@ class Abstract(Question):
 
     Args:
         text: the words.
-        num_items: how many candidates are wanted.
+        num_items: how many candidates are wanted at most; 0 for none.
+        query: what is asked for, with everything personal taken out; empty if nothing is.
+        padding: blanks, so that how long a frame is says little about what is in it.
     """
 
     code: ClassVar[int] = 3
     text: Words
     num_items: Count
+    query: Words = ""
+    padding: Words = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -200,13 +205,13 @@ class Plan(Reply):
 
     Args:
         text: the plan, as JSON.
-        vector: (M,) what the cloud made of the abstract.
-        items: (C,) the items it retrieved.
+        vector: (M,) what the cloud made of the abstract; empty if nothing.
+        items: (C,) the items it retrieved, best first.
     """
 
     code: ClassVar[int] = 19
     text: Words
-    vector: Numbers
+    vector: Halves
     items: Items
 
 

@@ -3,6 +3,7 @@
 from recbench.models.bert4rec import BERT4Rec
 from recbench.models.bsarec import BSARec
 from recbench.models.caser import Caser
+from recbench.models.cda4rec import CDA4Rec
 from recbench.models.code_lm import CodeLM
 from recbench.models.dccl import DCCL
 from recbench.models.din import DIN
@@ -42,6 +43,7 @@ __all__ = [
     "POD",
     "BERT4Rec",
     "BSARec",
+    "CDA4Rec",
     "Caser",
     "CodeLM",
     "GRU4Rec",

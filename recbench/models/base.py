@@ -157,6 +157,9 @@ class Recommender(LightningModule, ABC):
     def target_ranks(self, batch: SequenceBatch) -> TargetRanks:
         """Where each target comes among all items; what the evaluator reads."""
 
+    def watched(self, data: InteractionData) -> None:
+        """Prepare for an evaluation on `data`: a method that promises something is held to it."""
+
     def notes(self) -> tuple[str, ...]:
         """What a reader of the record should know of the trained method, a line each."""
         return ()

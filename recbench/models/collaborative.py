@@ -12,8 +12,9 @@ import time
 from abc import abstractmethod
 from collections import Counter
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
+from recbench.edge.auditor import Auditor
 from recbench.edge.cache import Cache
 from recbench.edge.device import Device
 from recbench.edge.link import InProcess, Link, Traffic
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from recbench.data.batch import SequenceBatch
     from recbench.data.catalog import Catalog
+    from recbench.data.module import InteractionData
     from recbench.edge.answer import Answer
     from recbench.edge.brain import Brain
     from recbench.edge.cloud import Cloud
@@ -73,9 +75,12 @@ class Collaborative(Recommender):
         boundary: under which conditions it is evaluated.
     """
 
+    is_private: ClassVar[bool] = False  # whether it promises that no history leaves the device
+
     def __init__(self, recipe: Recipe, *, boundary: Boundary = Boundary()) -> None:
         super().__init__(recipe)
         self.boundary = boundary
+        self.observers: tuple[Observer, ...] = ()
         self._sides: tuple[Device, Device, InProcess] | None = None
         self._filling_s = self._cloud_s = self._wait_ms = 0.0  # of the last answer
 
@@ -108,12 +113,13 @@ class Collaborative(Recommender):
         Args:
             boundary: the conditions.
             around: puts more around the link, such as faults.
-            observers: watch what leaves the device.
+            observers: watch what leaves the device, besides those of `watched`.
 
         Returns:
             The device, which counts what crosses.
         """
         self.boundary = boundary
+        observers = (*self.observers, *observers)
         cloud = InProcess(self.cloud_side().handle)
         link = around(Network(cloud, read_trace(boundary.network), seed=boundary.seed))
         brain, cache = self.device_side(), Cache()
@@ -131,6 +137,16 @@ class Collaborative(Recommender):
         earlier = Device(brain, InProcess(cloud.handle), cache=cache, observers=observers, session=session)
         self._sides = device, earlier, cloud
         return device
+
+    def watched(self, data: InteractionData) -> None:
+        """Have an auditor read all that leaves the devices of the users of `data`, if nothing private may."""
+        if self.is_private:
+            self.observers = (Auditor.of(data, groups=self.public_words()),)
+            self.cross(self.boundary)
+
+    def public_words(self) -> tuple[str, ...]:
+        """What a private method may say besides the tags of many items."""
+        return ()
 
     def answer(self, batch: SequenceBatch) -> Answer:
         """What the devices of a batch say, and how they came to it."""
