@@ -34,7 +34,7 @@ _PERSONAL = re.compile(
     r"|@\w+"
     r"|\b\d+\s+(?:[A-Z]\w+\s+){1,3}(?:Street|St|Avenue|Ave|Road|Rd|Lane|Square|Drive|Way)\b",
 )
-_NAMED = re.compile(r"\b((?:my name is|this is|i am|i'm|call me)\s+)[A-Z][\w'-]+(?:\s+[A-Z][\w'-]+)*", re.I)
+_NAMED = re.compile(r"\b((?i:my name is|this is|i am|i'm|call me)\s+)[A-Z][\w'-]+(?:\s+[A-Z][\w'-]+)*")
 
 
 class Past(NamedTuple):
@@ -154,9 +154,11 @@ def cut(text: str, limit: int) -> str:
     """`text`, or as many whole words of it as `limit` bytes hold."""
     if limit < 1:
         raise MessageError(f"limit must be at least 1 byte, got {limit}")
-    while len(text.encode()) > limit:
-        text = text[: min(len(text) - 1, limit)].rpartition(" ")[0]
-    return text
+    content = text.encode()
+    if len(content) <= limit:
+        return text
+    start = content[:limit].decode(errors="ignore")  # half a character at its end is none
+    return start if text[len(start)].isspace() else start.rpartition(" ")[0]
 
 
 def _most(count: Counter[str], number: int) -> list[str]:

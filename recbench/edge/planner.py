@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 Density = Literal["sparse", "moderate", "dense"]
 _T = TypeVar("_T")
-_FEW_WORDS = frozenset(
+_FEW_WORDS = frozenset(  # of which a query may have many and say nothing
     re.findall(
         r"\w+",
-        "a an and any are at be but can could for from get give good have i im in is it like looking me my near "
-        "need of on or place please recommend see some something that the there this to want what where which "
-        "with would you",
+        "a an and any are at be but can could for from get give good have i im in is it like looking me my "
+        "near need of on or place please recommend see some something that the there this to want what where "
+        "which with would you",
     )
 )
 

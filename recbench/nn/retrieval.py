@@ -73,7 +73,7 @@ class TagRetrieval(nn.Module):
         for group in (quota > 0).any(0).nonzero()[:, 0].tolist():
             self._take(scores, quota[:, group], group, taken)
         size = torch.tensor([one.size for one in wanted], device=scores.device)
-        reachable = (quota.bool().float() @ self.is_member.float()) > 0  # (B, N + 1)
+        reachable = ((quota >= 0).float() @ self.is_member.float()) > 0  # (B, N + 1)
         open_ = scores.masked_fill(~reachable | taken, -torch.inf)
         _mark_best(open_, size - taken.sum(1), taken)
         count = torch.minimum(taken.sum(1), size).tolist()
@@ -84,15 +84,15 @@ class TagRetrieval(nn.Module):
         ]
 
     def _quotas(self, wanted: Sequence[Wanted]) -> Tensor:
-        """(B, G) items per group; a group that is wanted for none counts as wanted for filling up only."""
-        quota = torch.zeros(len(wanted), len(self.is_member), device=self.is_member.device)
+        """(B, G) items per group; -1 for groups that are not wanted, not even to fill up from."""
+        quota = -torch.ones(len(wanted), len(self.is_member), device=self.is_member.device)
         for row, one in enumerate(wanted):
             quota[row, list(one.groups)] = torch.tensor(one.quotas, dtype=quota.dtype, device=quota.device)
         return quota
 
     def _take(self, scores: Tensor, quota: Tensor, group: int, taken: Tensor) -> None:
         """Mark the best of one group for the users that want some of it."""
-        rows, items = quota.nonzero()[:, 0], self.is_member[group].nonzero()[:, 0]
+        rows, items = (quota > 0).nonzero()[:, 0], self.is_member[group].nonzero()[:, 0]
         own = scores[rows[:, None], items]  # (b, M)
         chosen = torch.zeros_like(own, dtype=torch.bool)
         _mark_best(own, quota[rows].long(), chosen)

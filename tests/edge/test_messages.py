@@ -52,12 +52,12 @@ lists = items.flatmap(lambda found: st.tuples(st.just(found), hnp.arrays("<f4", 
 said: st.SearchStrategy[Message] = st.one_of(
     st.builds(History, texts, items, counts, st.booleans()),
     st.builds(Vector, texts, numbers, counts),
-    st.builds(Abstract, texts, texts, counts),
+    st.builds(Abstract, texts, texts, counts, texts, texts),
     st.builds(Patch, texts, texts, weights),
     st.builds(lambda version, both: Candidates(version, *both), texts, lists),
     st.builds(Parameters, texts, weights),
     st.builds(Embedding, texts, numbers),
-    st.builds(Plan, texts, texts, numbers, items),
+    st.builds(Plan, texts, texts, hnp.arrays("<f2", st.integers(0, 20)), items),
     st.builds(Failure, texts, st.floats(allow_nan=False, allow_infinity=False)),
 )
 SMALL = Candidates("v", np.array([7, 3], dtype=np.int32), np.array([0.5, -1], dtype=np.float32))
