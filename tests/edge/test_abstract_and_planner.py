@@ -151,7 +151,7 @@ class TestPlanners:
         assert planner.outcomes.total() == 2
 
     def test_shares_outside_0_to_1_are_refused(self) -> None:
-        with pytest.raises(ValueError, match="betas must lie in 0..1, got 2"):
+        with pytest.raises(ValueError, match=r"betas must lie in 0..1, got 2"):
             RulePlanner(betas=(0.1, 2, 0.1))
-        with pytest.raises(ValueError, match="beta must lie in 0..1, got -1"):
+        with pytest.raises(ValueError, match=r"beta must lie in 0..1, got -1"):
             FixedPlanner(beta=-1)

@@ -107,7 +107,7 @@ class TestAuditor:
         item = int(data.sequences.items[data.sequences.offsets[7]])
         history = History("", np.array([item], np.int32), 5, False)
         with pytest.raises(
-            PrivacyError, match="History of user 7 .* item numbers of the history in its items"
+            PrivacyError, match=r"History of user 7 .* item numbers of the history in its items"
         ):
             Auditor.of(data).sends(sent(history), np.array([7]))
 

@@ -138,5 +138,5 @@ def test_an_offer_knows_its_nearest_number_of_tags() -> None:
     "options", [{"tags": ()}, {"tags": TAGS, "sizes": ()}, {"tags": TAGS, "tag_counts": (0,)}]
 )
 def test_an_empty_offer_is_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="tags|sizes|tag_counts"):
+    with pytest.raises(ValueError, match=r"tags|sizes|tag_counts"):
         Offer(**options)

@@ -1,0 +1,292 @@
+"""CDA4Rec: what is fused and how, what is ranked, what crosses, and that the device alone is its encoder."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from small import small_data
+from tiny_lm import llama
+
+from recbench.edge.abstract import Abstracted
+from recbench.edge.auditor import Auditor, PrivacyError
+from recbench.edge.messages import Abstract, Plan, decode, encode
+from recbench.edge.planner import FixedPlanner, RulePlanner
+from recbench.edge.policy import Never
+from recbench.errors import UsageError
+from recbench.evaluate import evaluate
+from recbench.models import CDA4Rec, SASRec, SurgeTF
+from recbench.models.base import Recipe, Recommender
+from recbench.models.collaborative import Boundary
+from recbench.nn.lm_options import LanguageModelOptions
+from recbench.training import TrainerOptions, train
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from recbench.data.batch import SequenceBatch
+    from recbench.data.module import InteractionData
+
+SHORT = Recipe(lr=0.01, batch_size=64, samples="prefixes", max_epochs=2)
+USERS = np.arange(40)
+
+
+class Setting(NamedTuple):
+    data: InteractionData
+    model: CDA4Rec
+    lm: LanguageModelOptions
+
+
+def cda(lm: LanguageModelOptions, **options: object) -> CDA4Rec:
+    encoder = SASRec(dim=16, num_layers=1, hidden=16, recipe=SHORT)
+    settings = {"encoder": encoder, "lm": lm, "text_dim": 8, "sizes": (5, 20), "tag_counts": (2, 4)}
+    return CDA4Rec(**settings | {"recipe": SHORT} | options)  # type: ignore[arg-type]
+
+
+def taught(model: CDA4Rec, data: InteractionData, folder: Path) -> CDA4Rec:
+    torch.manual_seed(0)
+    model.build(data.catalog)
+    with data.training(), torch.enable_grad():
+        for stage in model.stages(data):
+            train(stage, folder, TrainerOptions(progress=False), seed=0, resume=False, logger=None)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
+    lm = LanguageModelOptions(name=llama(tmp_path_factory.mktemp("lm")), max_tokens=64)
+    data = small_data()
+    model = cda(lm, planner=RulePlanner(sizes=(20, 20, 5), tag_counts=(4, 4, 2)))
+    return Setting(data, taught(model, data, tmp_path_factory.mktemp("stages")), lm)
+
+
+@pytest.fixture
+def batch(setting: Setting) -> SequenceBatch:
+    return setting.data.request(USERS)
+
+
+@pytest.fixture(autouse=True)
+def _no_gradients() -> object:
+    with torch.no_grad():
+        yield
+
+
+def replies(setting: Setting, batch: SequenceBatch) -> list[Plan]:
+    asked = setting.model.device_side().ask(batch, [""] * len(batch))
+    found = setting.model.strategist()(asked)
+    assert all(isinstance(reply, Plan) for reply in found)
+    return [reply for reply in found if isinstance(reply, Plan)]
+
+
+class TestFusion:
+    def test_candidates_are_ranked_by_equations_5_and_6(self, setting: Setting, batch: SequenceBatch) -> None:
+        model = setting.model
+        best = model.recommend(batch, 3)
+        table, states = model.encoder.items.weight, model.encoder.newest_of(batch)
+        for row, reply in enumerate(replies(setting, batch)):
+            beta = json.loads(reply.text)["beta"]
+            semantic = torch.from_numpy(reply.vector.astype(np.float32))
+            user = beta * semantic + (1 - beta) * states[row] / states[row].norm()
+            scores = {int(item): float(user @ table[int(item)]) for item in reply.items}
+            wanted = sorted(scores, key=scores.__getitem__, reverse=True)[:3]
+            assert best.items[row].tolist() == wanted
+            np.testing.assert_allclose(best.scores[row], [scores[item] for item in wanted], atol=1e-5)
+
+    def test_a_target_outside_the_candidates_is_not_listed(
+        self, setting: Setting, batch: SequenceBatch
+    ) -> None:
+        batch = replace(batch, query=None)  # those of the demo world name the target's tag
+        ranks = setting.model.target_ranks(batch).rank
+        listed = [
+            t in set(r.items.tolist())
+            for t, r in zip(batch.target.tolist(), replies(setting, batch), strict=True)
+        ]
+        assert ranks.isfinite().tolist() == listed
+        assert 0 < sum(listed) < len(listed)
+
+    def test_plans_are_kept_to(self, setting: Setting, batch: SequenceBatch) -> None:
+        tags = setting.data.catalog.tags()
+        for reply in replies(setting, batch):
+            plan = json.loads(reply.text)
+            chosen = {tag for tag, _ in plan["tags"]}
+            assert all(chosen & set(tags[item - 1]) for item in reply.items.tolist())
+            reachable = sum(bool(chosen & set(some)) for some in tags)
+            assert len(reply.items) == min(plan["size"], reachable)
+            assert abs(float(np.linalg.norm(reply.vector.astype(np.float32))) - 1) < 2e-3
+
+    def test_candidates_come_in_the_order_of_equation_3(self, setting: Setting, batch: SequenceBatch) -> None:
+        table = setting.model.encoder.items.weight
+        for reply in replies(setting, batch):
+            scores = table[torch.from_numpy(reply.items.astype(np.int64))] @ torch.from_numpy(
+                reply.vector.astype(np.float32)
+            )
+            assert (scores[1:] - scores[:-1]).max() < 1e-3  # the vector has 16 bits here, 32 in the cloud
+
+    def test_the_query_has_its_share_of_equation_2(self, setting: Setting) -> None:
+        strategist = setting.model.strategist()
+        both, query, text = (
+            strategist.read([Abstracted(*pair)], [0.25])
+            for pair in (("w1 w2", "w3"), ("w1 w2", ""), ("", "w3"))
+        )
+        torch.testing.assert_close(both, 0.25 * query + 0.75 * text)
+
+    def test_with_all_weight_on_the_encoder_the_catalogue_is_ranked_as_it_ranks(
+        self, setting: Setting, batch: SequenceBatch
+    ) -> None:
+        model = copy.copy(setting.model)
+        model.planner, model.scope = FixedPlanner(beta=0.0), "catalogue"
+        model.cross(Boundary())
+        assert torch.equal(model.recommend(batch, 10).items, model.encoder.recommend(batch, 10).items)
+
+    def test_the_loss_is_that_of_the_fused_vector(self, setting: Setting) -> None:
+        model = setting.model
+        batch = next(iter(setting.data.newest(1).batched(16, 0, samples="prefixes").train_dataloader()))
+        beta = model.kept_betas[batch.users]
+        semantic = F.normalize(model.kept_texts[batch.users] @ model.meaning.map.weight.T, dim=1)
+        fused = beta * semantic + (1 - beta) * F.normalize(model.encoder.newest_of(batch), dim=1)
+        logits = model.temperature * fused @ model.encoder.items.weight.T
+        wanted = F.cross_entropy(logits[:, 1:], batch.target - 1)
+        torch.testing.assert_close(model.loss(batch), wanted, atol=0, rtol=1e-4)
+
+    def test_what_is_kept_is_of_before_the_newest_training_item(self, setting: Setting) -> None:
+        users, positions = setting.data.moments(1)
+        moment = setting.data.moment(users[:5], positions[:5])
+        asked = setting.model.device_side().ask(moment, [""] * 5)
+        read = setting.model.strategist().read(
+            [Abstracted("", q.text) for q in asked if isinstance(q, Abstract)], [0.0] * 5
+        )
+        torch.testing.assert_close(setting.model.kept_texts[moment.users], read)
+
+
+class TestBoundary:
+    def test_without_a_network_it_is_the_encoder(self, setting: Setting, batch: SequenceBatch) -> None:
+        model = copy.copy(setting.model)
+        model.cross(Boundary(policy=Never(), lag=-1))
+        found = model.recommend(batch, 10)
+        wanted = model.encoder.recommend(batch, 10)
+        assert torch.equal(found.items, wanted.items)
+        assert torch.equal(found.scores, wanted.scores)
+
+    def test_no_candidates_cross_where_the_catalogue_is_ranked(
+        self, setting: Setting, batch: SequenceBatch
+    ) -> None:
+        model = copy.copy(setting.model)
+        model.scope = "catalogue"
+        model.cross(Boundary())
+        model.recommend(batch, 10)
+        lists = model.traffic()
+        assert model.strategist()(model.device_side().ask(batch, [""] * len(batch)))[0].items.size == 0  # type: ignore[union-attr]
+        setting.model.cross(Boundary())
+        setting.model.recommend(batch, 10)
+        assert lists.bytes_down < setting.model.traffic().bytes_down
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"text": "no plan"},
+            {"vector": np.ones(3, np.float16)},
+            {"vector": np.full(16, np.nan, np.float16)},
+            {"items": np.array([1, 1], np.int32)},
+            {"items": np.array([61], np.int32)},
+            {"items": np.empty(0, np.int32)},
+        ],
+    )
+    def test_replies_that_make_no_sense_are_not_used(
+        self, change: dict[str, object], setting: Setting, batch: SequenceBatch
+    ) -> None:
+        good, *_ = replies(setting, batch)
+        assert setting.model.device_side().are_usable([good, replace(good, **change)]) == [True, False]  # type: ignore[arg-type]
+
+    def test_an_abstract_that_says_nothing_is_refused(self, setting: Setting) -> None:
+        (answer,) = setting.model.cloud_side().handle([encode(Abstract("", "", 5))])
+        assert "needs a text or a query" in str(decode(answer))
+
+
+class TestPrivacy:
+    def test_an_evaluation_is_audited(self, setting: Setting) -> None:
+        evaluate(setting.model, setting.data)
+        (auditor,) = setting.model.observers
+        assert isinstance(auditor, Auditor)
+        assert auditor.frames == len(setting.data.evaluated("test"))
+
+    def test_a_device_that_tells_titles_is_stopped(self, setting: Setting) -> None:
+        class Telltale:
+            def abstract(self, pasts: Sequence[object]) -> list[Abstracted]:
+                titles = setting.data.catalog.titles()
+                newest = [past.reveal().items[-1] for past in pasts]  # type: ignore[attr-defined]
+                return [Abstracted("", f"likes {titles[item - 1]}") for item in newest]
+
+        model = copy.copy(setting.model)
+        model.abstracter = Telltale()  # type: ignore[assignment]
+        with pytest.raises(PrivacyError, match="of the title of a history item"):
+            evaluate(model, setting.data)
+
+
+class TestTraining:
+    def test_the_encoder_is_left_as_it_was(self, setting: Setting, tmp_path: Path) -> None:
+        seen: list[dict[str, torch.Tensor]] = []
+        model = cda(setting.lm)
+        torch.manual_seed(0)
+        model.build(setting.data.catalog)
+        with torch.enable_grad():
+            for stage in model.stages(setting.data):
+                train(stage, tmp_path, TrainerOptions(progress=False), seed=0, resume=False, logger=None)
+                seen.append({name: value.clone() for name, value in model.state_dict().items()})
+        changed = {name for name in seen[-1] if not torch.equal(seen[-1][name], seen[-2][name])}
+        assert changed == {"meaning.map.weight", "temperature"}
+
+    @pytest.mark.parametrize("how", ["together", "both"])
+    def test_both_learn_together(self, how: str, setting: Setting, tmp_path: Path) -> None:
+        model = taught(cda(setting.lm, train_encoder=how), setting.data, tmp_path)
+        assert (tmp_path / "device.ckpt").exists() == (how == "both")
+        assert evaluate(model, setting.data).ranks.rank.min() >= 1
+
+    def test_a_table_from_texts(self, setting: Setting) -> None:
+        model = cda(setting.lm, table_from="text")
+        model.build(setting.data.catalog)
+        stages = model.stages(setting.data)
+        read = next(stages)
+        assert read.solve is not None
+        read.solve()
+        next(stages)
+        table: NDArray[np.float32] = model.encoder.items.weight.detach().numpy()
+        assert (table[0] == 0).all()
+        np.testing.assert_allclose(table[1:, :8].std(0, ddof=1), 0.02, rtol=1e-4)
+        texts = model.lm.embed([text or "" for text in setting.data.catalog.texts()])
+        order = np.argsort(table[1:, 0])
+        np.testing.assert_array_equal(order, np.argsort(model.projection(texts)[:, 0].numpy()))
+
+    def test_a_graph_shares_the_table(self, setting: Setting, tmp_path: Path) -> None:
+        graph = SurgeTF(dim=16, hidden=16, attention_hidden=8, recipe=SHORT)
+        planner = FixedPlanner(encoder="surge", beta=0.0)
+        model = taught(
+            cda(setting.lm, graph=graph, planner=planner, scope="catalogue"), setting.data, tmp_path
+        )
+        assert model.graph is not None
+        assert model.graph.items is model.encoder.items
+        batch = setting.data.request(USERS)
+        assert torch.equal(model.recommend(batch, 10).items, model.graph.recommend(batch, 10).items)
+
+    def test_tables_of_two_widths_are_refused(self, setting: Setting) -> None:
+        model = cda(setting.lm, graph=SurgeTF(dim=8, recipe=SHORT))
+        with pytest.raises(UsageError, match=r"graph.dim is 8 and encoder.dim 16"):
+            model.build(setting.data.catalog)
+
+    def test_samples_must_be_prefixes(self, setting: Setting) -> None:
+        with pytest.raises(ValueError, match="must be prefixes, got positions"):
+            cda(setting.lm, recipe=Recipe())
+
+
+def test_it_recommends_as_any_method(setting: Setting) -> None:
+    assert isinstance(setting.model, Recommender)
+    assert "rule" in setting.model.planner.outcomes
+    assert "candidates of the cloud" in setting.model.notes()[0]
