@@ -19,6 +19,7 @@ from recbench.results import Run, StageCost, config_hash, write_atomic, write_ru
 from recbench.sizes import num_bytes, num_weights
 from recbench.tracking import log_record, make_logger
 from recbench.training import TrainerOptions, owner_of, train
+from recbench.workers import train_beside
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -141,14 +142,23 @@ def _run_stages(
     resume: bool,
     logger: Logger | None,
 ) -> dict[str, StageCost]:
-    """Train stage after stage; the test targets are out of reach meanwhile."""
+    """Train stage after stage, or those at once that may be; the test targets are out of reach meanwhile."""
     costs = {}
     with data.training():
-        for stage in model.stages(data):
-            costs[stage.name] = train(
-                stage, folder / "stages", trainer, seed=seed, resume=resume, logger=logger
-            )
-            seed_everything(seed, verbose=False)  # the rest draws alike whether this was trained or loaded
+        stages = iter(model.stages(data))
+        for first in stages:
+            group = [first]
+            while trainer.workers > 1 and len(group) <= first.num_beside:
+                seed_everything(seed, verbose=False)
+                group.append(next(stages))
+            if len(group) > 1:
+                train_beside(group, folder / "stages", trainer, seed=seed, resume=resume)
+            for stage in group:
+                can_load = resume or len(group) > 1
+                costs[stage.name] = train(
+                    stage, folder / "stages", trainer, seed=seed, resume=can_load, logger=logger
+                )
+                seed_everything(seed, verbose=False)  # the rest draws alike whether trained or loaded
     return costs
 
 

@@ -141,10 +141,10 @@ def blank(words: Sequence[str]) -> Run:
 
 
 def _deciding(config: dict[str, Any]) -> dict[str, Any]:
-    """The part of a resolved configuration that decides the numbers; a progress bar does not."""
+    """The part of a resolved configuration that decides the numbers; bars and processes do not."""
     kept = {key: config[key] for key in ("model", "data", "trainer", "seed")}
     data = {key: value for key, value in kept["data"].items() if (key, value) not in LATER.items()}
-    trainer = {key: value for key, value in kept["trainer"].items() if key != "progress"}
+    trainer = {key: value for key, value in kept["trainer"].items() if key not in ("progress", "workers")}
     return kept | {"data": data, "trainer": trainer}
 
 

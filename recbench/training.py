@@ -45,6 +45,8 @@ class TrainerOptions:
         accelerator: cpu, gpu, or auto.
         precision: Lightning's word for the number format, such as 32-true or bf16-mixed.
         threads: processor threads; 0 leaves them as they are.
+        workers: stages that need nothing of one another, such as L3Rec's local models, are trained by so many
+            processes at once, each with `threads` threads, or its share of what there are. The numbers stay.
         max_epochs: cap on every stage's epochs; 0 for the recipe's own.
         max_minutes: stop each stage after the epoch in which so many minutes have passed, once it has been
             validated; 0 for no limit.
@@ -55,10 +57,15 @@ class TrainerOptions:
     accelerator: str = "cpu"
     precision: str = "32-true"
     threads: int = 0
+    workers: int = 1
     max_epochs: int = 0
     max_minutes: float = 0.0
     deterministic: bool = False
     progress: bool = True
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise ValueError(f"workers must be at least 1 process, got {self.workers}")
 
     @property
     def device(self) -> torch.device:

@@ -28,7 +28,7 @@ LAYERS = [
     | {"weights", "carried"},
     {"models", "edge", "data.module"},
     {"evaluate"},
-    {"training", "fit", "tuning", "sizes", "export"},
+    {"training", "workers", "fit", "tuning", "sizes", "export"},
     {"bench"},
     {"parse", "figures", "runs", "commands", "doctor", "cli", "__main__"},
 ]

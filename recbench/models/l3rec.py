@@ -159,7 +159,7 @@ class L3Rec(ListRecommender):
         return Ranking(items, scores)
 
     def lists(self, batch: SequenceBatch, length: int) -> Tensor:
-        """(B, q, length) items that the local models list, those of communities somebody is not in as well."""
+        """(B, q, length) what the local models list, in communities that somebody is not in as well."""
         return torch.stack([one.recommend(batch, length).items for one in self._locals], dim=1)
 
     @torch.inference_mode()
