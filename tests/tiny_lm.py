@@ -52,6 +52,37 @@ def llama(folder: Path, *, seed: int = 0, template: str | None = TURNS, width: i
     return str(folder)
 
 
+def byte_llama(folder: Path, *, seed: int = 0) -> str:
+    """A Llama whose tokens are bytes, so that it can write anything; the folder it lies in."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    torch.manual_seed(seed)
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {letter: number for number, letter in enumerate(["<pad>", "</s>", *letters])}
+    made = Tokenizer(models.BPE(vocabulary, []))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    made.add_special_tokens(["<pad>", "</s>"])
+    PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>", eos_token="</s>").save_pretrained(
+        folder
+    )
+    config = LlamaConfig(
+        vocab_size=len(vocabulary) + 6,  # padded, as real ones are
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        max_position_embeddings=4096,
+        initializer_range=0.3,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=None,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return str(folder)
+
+
 def t5(folder: Path) -> str:
     """A T5 of two layers on either side; the folder it lies in."""
     from transformers import T5Config, T5ForConditionalGeneration

@@ -97,9 +97,14 @@ class Auditor:
             value = getattr(message, field.name)
             if isinstance(value, str):
                 yield from self.detector.findings(value, items, times_s)
-            elif isinstance(value, np.ndarray) and np.issubdtype(value.dtype, np.integer):
-                if np.isin(value, list(items)).any():
-                    yield f"item numbers of the history in its {field.name}"
+            elif _holds_any(value, items):
+                yield f"item numbers of the history in its {field.name}"
+
+
+def _holds_any(value: object, items: Collection[int]) -> bool:
+    """Whether an array of whole numbers has one of `items`."""
+    is_whole = isinstance(value, np.ndarray) and np.issubdtype(value.dtype, np.integer)
+    return is_whole and bool(np.isin(value, list(items)).any())
 
 
 def _spellings(text: str) -> tuple[bytes, ...]:

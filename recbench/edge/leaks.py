@@ -1,4 +1,4 @@
-"""What gives away what a user took: item numbers, titles, times, personal data, in plain or thinly veiled text.
+"""What gives away what a user took: item numbers, titles, times, personal data, plain or thinly veiled.
 
 Deterministic, so that a device can ask before it sends and an auditor after. What many items have in common,
 such as a tag, may be said; what few have may not. Imports no torch.

@@ -43,6 +43,10 @@ class Planner(ABC):
     def __init__(self) -> None:
         self.outcomes: Counter[str] = Counter()
 
+    def prepare(self) -> None:
+        """Load what planning needs, and count from zero; called before the first plan."""
+        self.outcomes.clear()
+
     @abstractmethod
     def plan(self, asked: Sequence[Abstracted], offer: Offer) -> list[RankingPlan]:
         """A plan for each, within the offer."""

@@ -32,7 +32,9 @@ from torch import nn
 
 from recbench.data.tag_groups import tag_groups
 from recbench.edge.abstract import Abstracter, ItemWords, TemplateAbstracter
+from recbench.edge.agents import LanguageAbstracter
 from recbench.edge.cloud import Cloud
+from recbench.edge.leaks import LeakDetector
 from recbench.edge.messages import Abstract
 from recbench.edge.planned import PlannedBrain, Scope, pasts_of
 from recbench.edge.planner import Planner, RulePlanner
@@ -51,7 +53,7 @@ from recbench.nn.retrieval import TagRetrieval
 from recbench.nn.semantics import Projection, item_texts, whitened
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from torch import Tensor
 
@@ -71,6 +73,7 @@ class CDA4Rec(Collaborative):
         encoder: reads the history on the device (Eq. 4), and ranks alone without a cloud; SASRec when None.
         graph: the second encoder that plans may choose, over the first one's item table; none when None.
         lm: makes vectors of texts in the cloud (Eq. 1 and 2).
+        slm: writes abstracts on the device; the template does when None, and where it would say too much.
         text_dim: S, principal components of the item texts.
         table_from: what the item table begins as: random numbers, or the item texts' components.
         train_encoder: before the fusion, by its own recipe, and fixed then; together with it; or both.
@@ -101,6 +104,7 @@ class CDA4Rec(Collaborative):
         encoder: CausalScorer | None = None,
         graph: SurgeTF | None = None,
         lm: LanguageModelOptions = LanguageModelOptions(name="minilm", max_tokens=128),
+        slm: LanguageModelOptions | None = None,
         text_dim: int = 128,
         table_from: Literal["random", "text"] = "random",
         train_encoder: TrainEncoder = "before",
@@ -120,11 +124,13 @@ class CDA4Rec(Collaborative):
                 f"recipe.samples must be prefixes, got {recipe.samples}: every sample has a plan of its own"
             )
         self.encoder, self.graph = encoder or SASRec(), graph
-        self.lm_options, self.text_dim, self.table_from = lm, text_dim, table_from
+        self.lm_options, self.slm_options = lm, slm
+        self.text_dim, self.table_from = text_dim, table_from
         self.train_encoder, self.scope = train_encoder, scope
         self.planner = planner or RulePlanner()
         self.sizes, self.tag_counts, self.max_groups = sizes, tag_counts, max_groups
         self.criterion = loss or FullSoftmax()
+        self.slm: LanguageModel | None = None
 
     def build(self, catalog: Catalog) -> None:
         """Encoders, language model, projection, map, and the groups of the catalogue.
@@ -146,7 +152,8 @@ class CDA4Rec(Collaborative):
         self.retrieval = TagRetrieval(list(groups.values()), num_items=catalog.num_items)
         names: tuple[Encoder, ...] = ("sasrec", "surge") if self.graph else ("sasrec",)
         self.offer = Offer(tuple(groups), self.sizes, self.tag_counts, names)
-        self.abstracter: Abstracter = TemplateAbstracter(ItemWords.of(catalog, groups=groups))
+        self.abstracter = self._make_abstracter(catalog)
+        self.planner.prepare()
         self._reader = Reader(self.lm, self.projection)
         self.register_buffer("kept_texts", torch.zeros(catalog.num_users, self.text_dim))
         self.register_buffer("kept_betas", torch.zeros(catalog.num_users, 1))
@@ -180,7 +187,7 @@ class CDA4Rec(Collaborative):
     def sides(self) -> dict[str, nn.Module]:
         """The item table is on both."""
         cloud = [self.lm, self.projection, self.meaning, self.retrieval, self.encoder.items]
-        device = [self.encoder, *([self.graph] if self.graph else [])]
+        device = [self.encoder, *filter(None, (self.graph, self.slm))]
         return {"cloud": nn.ModuleList(cloud), "device": nn.ModuleList(device)}
 
     def cloud_side(self) -> Cloud:
@@ -220,8 +227,12 @@ class CDA4Rec(Collaborative):
     def notes(self) -> tuple[str, ...]:
         """What the cloud was told and what was ranked."""
         what = "candidates of the cloud" if self.scope == "candidates" else "the whole catalogue"
-        planner = type(self.planner).__name__
-        return (f"the device ranks {what}; plans by {planner}, texts read by {self.lm_options.name}",)
+        agents = {"plans": self.planner, "abstracts": self.abstracter}
+        said = [
+            f"{name} by {type(agent).__name__}{_counted(getattr(agent, 'outcomes', {}))}"
+            for name, agent in agents.items()
+        ]
+        return (f"the device ranks {what}; {', '.join(said)}; texts read by {self.lm_options.name}",)
 
     def _build_graph(self, catalog: Catalog) -> None:
         """The second encoder, over the first one's table."""
@@ -232,6 +243,13 @@ class CDA4Rec(Collaborative):
         if own != shared:
             raise UsageError(f"graph.dim is {own} and encoder.dim {shared}: they share the item table")
         self.graph.items = self.encoder.items
+
+    def _make_abstracter(self, catalog: Catalog) -> Abstracter:
+        words = ItemWords.of(catalog, groups=self.offer.tags)
+        if self.slm_options is None:
+            return TemplateAbstracter(words)
+        self.slm = LanguageModel(self.slm_options)
+        return LanguageAbstracter(self.slm, words, LeakDetector.of(catalog, groups=self.offer.tags))
 
     def _states(self, batch: SequenceBatch) -> Tensor:
         """(B, D) the encoder's, as in service where it does not learn."""
@@ -266,3 +284,10 @@ class CDA4Rec(Collaborative):
 
 def _named(part: str, stage: Stage) -> str:
     return part if stage.name == "train" else f"{part}-{stage.name}"
+
+
+def _counted(outcomes: Mapping[str, int]) -> str:
+    """Shares of the ways in which something came about, where there is more than one."""
+    total = sum(outcomes.values())
+    shares = [f"{name} {count / total:.1%}" for name, count in sorted(outcomes.items()) if count]
+    return f" ({', '.join(shares)})" if len(shares) > 1 else ""

@@ -290,3 +290,14 @@ def test_it_recommends_as_any_method(setting: Setting) -> None:
     assert isinstance(setting.model, Recommender)
     assert "rule" in setting.model.planner.outcomes
     assert "candidates of the cloud" in setting.model.notes()[0]
+
+
+def test_a_language_model_on_the_device_writes_what_is_safe(setting: Setting, batch: SequenceBatch) -> None:
+    model = cda(setting.lm, slm=setting.lm)
+    model.build(setting.data.catalog)
+    asked = model.device_side().ask(batch, [""] * len(batch))
+    assert len(asked) == len(batch)
+    Auditor.of(setting.data).sends([encode(question) for question in asked], batch.users.numpy())
+    assert model.slm is not None
+    assert set(model.slm.parameters()) <= set(model.sides()["device"].parameters())
+    assert "abstracts by LanguageAbstracter" in model.notes()[0]

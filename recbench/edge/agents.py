@@ -1,0 +1,263 @@
+"""Language models on either side: CDA4Rec's planner in the cloud, abstracts and explanations on the device.
+
+Prompts ask for what the paper's ask for (arXiv 2509.01551, Fig. 3 to 5), in words of our own. Whatever a
+model writes is checked before it is used: a plan is read, mended, asked for once more, or made by rule; an
+abstract that gives something away is replaced by the template. How often is counted.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from recbench.edge.abstract import (
+    MAX_TEXT,
+    Abstracted,
+    Abstracter,
+    ItemWords,
+    Past,
+    TemplateAbstracter,
+    cut,
+    sanitised,
+)
+from recbench.edge.planner import Planner, RulePlanner
+from recbench.edge.ranking_plan import MAX_WHY, PlanError, Read, read_plan
+from recbench.nn.grammar import JsonGrammar
+from recbench.nn.language_model import LanguageModel
+from recbench.nn.lm_options import LanguageModelOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from recbench.edge.leaks import LeakDetector
+    from recbench.edge.privacy import Private
+    from recbench.edge.ranking_plan import Offer, RankingPlan
+
+_SHOWN_ITEMS = 10  # newest ones, in a prompt on the device
+_PLANNER = (
+    "You plan how a recommendation request is worked on. You see a short description of a user, never the "
+    "items. Answer with one JSON object and nothing else."
+)
+_ABSTRACTER = (
+    "You describe a user to a recommender without giving the user away. Never name an item, a brand, a "
+    "number, a person or a place. Write one or two plain sentences."
+)
+_EXPLAINER = (
+    "You explain a recommendation to the user in one or two friendly sentences. Mention kinds of things the "
+    "user likes, not technical terms."
+)
+
+
+class LanguagePlanner(Planner):
+    """A language model in the cloud plans (Fig. 4), zero-shot; what it writes badly the rule replaces.
+
+    Args:
+        lm: which one.
+        constrained: whether a grammar lets through nothing but JSON within the offer.
+        max_new_tokens: of a plan.
+        batch_size: requests at once.
+    """
+
+    def __init__(
+        self,
+        *,
+        lm: LanguageModelOptions = LanguageModelOptions(max_tokens=1024),
+        constrained: bool = True,
+        max_new_tokens: int = 320,
+        batch_size: int = 8,
+    ) -> None:
+        super().__init__()
+        self.lm_options, self.constrained = lm, constrained
+        self.max_new_tokens, self.batch_size = max_new_tokens, batch_size
+        self.fallback = RulePlanner()
+        self.lm: LanguageModel | None = None
+
+    def prepare(self) -> None:
+        """Load the model, unless it is there, and count from zero."""
+        super().prepare()
+        self.lm = self.lm or LanguageModel(self.lm_options)
+
+    def plan(self, asked: Sequence[Abstracted], offer: Offer) -> list[RankingPlan]:
+        """One each; outcomes are `read`, `mended`, `asked again`, `replaced`."""
+        texts = self.write(asked, offer)
+        plans = [self._read(text, offer) for text in texts]
+        missing = [row for row, plan in enumerate(plans) if plan is None]
+        again = self.write([asked[row] for row in missing], offer, temperature=0.7) if missing else []
+        for row, text in zip(missing, again, strict=True):
+            plans[row] = self._read(text, offer, instead="asked again")
+        by_rule = [row for row, plan in enumerate(plans) if plan is None]
+        found = self.fallback.plan([asked[row] for row in by_rule], offer)
+        self.outcomes["replaced"] += len(by_rule)
+        replaced = dict(zip(by_rule, found, strict=True))
+        return [plan or replaced[row] for row, plan in enumerate(plans)]
+
+    def write(self, asked: Sequence[Abstracted], offer: Offer, *, temperature: float = 0.0) -> list[str]:
+        """What the model writes for each abstract, unread."""
+        if self.lm is None:
+            self.prepare()
+        assert self.lm is not None
+        processors = [JsonGrammar(self.lm.tokens, plan_schema(offer))] if self.constrained else []
+        return self.lm.generate(
+            [plan_prompt(abstract, offer) for abstract in asked],
+            system=_PLANNER,
+            max_new_tokens=self.max_new_tokens,
+            temperature=temperature,
+            batch_size=self.batch_size,
+            processors=processors,
+        )
+
+    def _read(self, text: str, offer: Offer, *, instead: str = "") -> RankingPlan | None:
+        try:
+            found: Read = read_plan(text, offer)
+        except PlanError:
+            return None
+        self.outcomes[instead or ("mended" if found.is_mended else "read")] += 1
+        return found.plan
+
+
+def plan_prompt(abstract: Abstracted, offer: Offer) -> str:
+    """What a planner is asked."""
+    sizes, counts = (", ".join(map(str, numbers)) for numbers in (offer.sizes, offer.tag_counts))
+    return (
+        f"Tags: {'; '.join(offer.tags)}.\n"
+        f"The user asks: {abstract.query or 'nothing in words'}\n"
+        f"The user's behaviour: {abstract.text}\n"
+        f"Decide:\n"
+        f"alpha, 0 to 1: how much the question counts against the behaviour; high if it is clear, 0 if there "
+        f"is none.\n"
+        f"tags: {counts} tags to search in, each with a weight; few if the interest is focused.\n"
+        f"size: {sizes} candidates; few if the interest is clear and focused.\n"
+        f"encoder: sasrec for plain sequences, surge for long and tangled ones, none without a history.\n"
+        f"beta, 0 to 1: how much words count against the sequence of actions; high if the history is sparse, "
+        f"low if it is dense.\n"
+        f"why: your reason, in a few words."
+    )
+
+
+def plan_schema(offer: Offer) -> dict[str, Any]:
+    """JSON schema of a plan within the offer; shares in tenths."""
+    share = {"enum": [round(0.1 * tenth, 1) for tenth in range(11)]}
+    pair = {
+        "type": "array",
+        "prefixItems": [{"enum": list(offer.tags)}, {"enum": [0.1, 0.2, 0.3, 0.4, 0.5, 1.0]}],
+        "items": False,
+        "minItems": 2,
+    }
+    counts = sorted({min(count, len(offer.tags)) for count in offer.tag_counts})
+    tags = [{"type": "array", "items": pair, "minItems": count, "maxItems": count} for count in counts]
+    properties: dict[str, Any] = {
+        "alpha": share,
+        "tags": {"anyOf": tags},
+        "size": {"enum": list(offer.sizes)},
+        "encoder": {"enum": [*offer.encoders, "none"]},
+        "beta": share,
+        "why": {"type": "string", "maxLength": MAX_WHY // 2},
+    }
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+        "x-guidance": {"whitespace_flexible": False},  # or a small model writes line ends for ever
+    }
+
+
+class LanguageAbstracter(Abstracter):
+    """A small language model on the device writes the summary (Fig. 3), a rule takes out what is personal.
+
+    Attributes:
+        outcomes: `written`, or `replaced` by the template since something was given away or nothing said.
+
+    Args:
+        lm: on the device.
+        words: of the items.
+        detector: what must not be said.
+        max_new_tokens: of a summary.
+        temperature: 0 for the likeliest words.
+        batch_size: users at once; on a device there is one.
+    """
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        words: ItemWords,
+        detector: LeakDetector,
+        *,
+        max_new_tokens: int = 64,
+        temperature: float = 0.0,
+        batch_size: int = 8,
+    ) -> None:
+        self.lm, self.words, self.detector = lm, words, detector
+        self.max_new_tokens, self.temperature, self.batch_size = max_new_tokens, temperature, batch_size
+        self.template = TemplateAbstracter(words)
+        self.outcomes: Counter[str] = Counter()
+
+    def abstract(self, pasts: Sequence[Private[Past]]) -> list[Abstracted]:
+        """The template's query, and a summary that is the model's own or the template's."""
+        safe = self.template.abstract(pasts)
+        written = self.write([past.reveal() for past in pasts])
+        return [
+            self._checked(past.reveal(), text, spare)
+            for past, text, spare in zip(pasts, written, safe, strict=True)
+        ]
+
+    def write(self, pasts: Sequence[Past], *, seed: int = 0) -> list[str]:
+        """What the model says of each, unchecked."""
+        return self.lm.generate(
+            [self.prompt(past) for past in pasts],
+            system=_ABSTRACTER,
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            seed=seed,
+            batch_size=self.batch_size,
+        )
+
+    def prompt(self, past: Past) -> str:
+        """What the model is asked; it never leaves the device."""
+        seen = [self._described(item) for item in past.items[-_SHOWN_ITEMS:]]
+        return (
+            f"The user asks: {past.query or 'nothing'}\n"
+            f"The user's history, oldest first: {'; '.join(seen) or 'nothing'}\n"
+            f"Say whether the history is sparse, moderate or dense (it has {len(past.items)} entries), "
+            f"whether it is focused or broad, and which kinds of things the user likes, in the long run and "
+            f"lately."
+        )
+
+    def sound(self, past: Past, text: str) -> str:
+        """`text` without what is personal; empty if it still gives something away or says nothing."""
+        plain = cut(sanitised(text, past.items, self.words), MAX_TEXT)
+        is_safe = not self.detector.findings(plain, past.items, past.times_s)
+        return plain if is_safe and any(map(str.isalpha, plain)) else ""
+
+    def _checked(self, past: Past, text: str, spare: Abstracted) -> Abstracted:
+        plain = self.sound(past, text)
+        self.outcomes["written" if plain else "replaced"] += 1
+        return Abstracted(spare.query, plain) if plain else spare
+
+    def _described(self, item: int) -> str:
+        title, tags = self.words.titles[item], ", ".join(self.words.tags[item])
+        return f"{title} ({tags})" if title and tags else title or tags or "something"
+
+
+def explanation_prompt(plan: RankingPlan, titles: Sequence[str]) -> str:
+    """What a model on the device is asked for an explanation (Fig. 5)."""
+    tags = ", ".join(tag for tag, _ in plan.tags)
+    source = "what the user asked and likes in general" if plan.beta >= 0.5 else "what the user did lately"
+    return (
+        f"Recommended: {'; '.join(titles)}.\n"
+        f"They were looked for among: {tags}.\n"
+        f"What counted most: {source}.\n"
+        f"Tell the user why these were recommended."
+    )
+
+
+def explain(lm: LanguageModel, plans: Sequence[RankingPlan], titles: Sequence[Sequence[str]]) -> list[str]:
+    """Explanations that a model on the device writes; they stay there.
+
+    Args:
+        lm: writes.
+        plans: (B,) how the requests were worked on.
+        titles: (B,) what was recommended.
+    """
+    prompts = [explanation_prompt(plan, some) for plan, some in zip(plans, titles, strict=True)]
+    return lm.generate(prompts, system=_EXPLAINER, max_new_tokens=64)
