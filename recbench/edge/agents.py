@@ -117,7 +117,7 @@ class LanguagePlanner(Planner):
 
 def plan_prompt(abstract: Abstracted, offer: Offer) -> str:
     """What a planner is asked."""
-    sizes, counts = (", ".join(map(str, numbers)) for numbers in (offer.sizes, offer.tag_counts))
+    sizes, counts = (", ".join(map(str, numbers)) for numbers in (offer.sizes, offer.counts()))
     return (
         f"Tags: {'; '.join(offer.tags)}.\n"
         f"The user asks: {abstract.query or 'nothing in words'}\n"
@@ -143,8 +143,7 @@ def plan_schema(offer: Offer) -> dict[str, Any]:
         "items": False,
         "minItems": 2,
     }
-    counts = sorted({min(count, len(offer.tags)) for count in offer.tag_counts})
-    tags = [{"type": "array", "items": pair, "minItems": count, "maxItems": count} for count in counts]
+    tags = [{"type": "array", "items": pair, "minItems": n, "maxItems": n} for n in offer.counts()]
     properties: dict[str, Any] = {
         "alpha": share,
         "tags": {"anyOf": tags},

@@ -54,8 +54,12 @@ class Offer:
                 raise ValueError(f"{name} must be one or more counts of at least 1, got {counts}")
 
     def num_tags(self, wanted: int) -> int:
-        """The offered number of tags that is nearest to `wanted`, at most as many as there are."""
-        return min(min(self.tag_counts, key=lambda count: (abs(count - wanted), count)), len(self.tags))
+        """The offered number of tags that is nearest to `wanted`."""
+        return min(self.counts(), key=lambda count: (abs(count - wanted), count))
+
+    def counts(self) -> tuple[int, ...]:
+        """The numbers of tags, none above what there are, each once."""
+        return tuple(sorted({min(count, len(self.tags)) for count in self.tag_counts}))
 
 
 @dataclass(frozen=True)

@@ -39,8 +39,7 @@ class TextEncoder(Protocol):
 class Reader:
     """Texts -> vectors in the space of the item texts' principal components.
 
-    What it has read it knows: an evaluation asks the same again and again. A text that comes alone, as in
-    service, is read anew, so that what is timed is what a request costs.
+    What it has read it knows: an evaluation asks the same again and again.
 
     Args:
         encoder: reads.
@@ -51,14 +50,18 @@ class Reader:
         self.encoder, self.projection = encoder, projection
         self._known: dict[str, NDArray[np.float32]] = {}
 
-    def __call__(self, texts: Sequence[str]) -> Tensor:
-        """(n, S); zeros for an empty text, which says nothing."""
-        if len(texts) == 1 and texts[0]:
-            alone: Tensor = self.projection(self.encoder.embed(texts, is_cached=False))
-            return alone
+    def __call__(self, texts: Sequence[str], *, anew: bool = False) -> Tensor:
+        """(n, S); zeros for an empty text, which says nothing.
+
+        Args:
+            texts: n of them.
+            anew: whether to read even what is known, so that what is timed is what a request costs.
+        """
+        for text in texts if anew else ():
+            self._known.pop(text, None)
         new = list(dict.fromkeys(text for text in texts if text and text not in self._known))
         if new:
-            vectors = self.projection(self.encoder.embed(new)).cpu().numpy()
+            vectors = self.projection(self.encoder.embed(new, is_cached=not anew)).cpu().numpy()
             self._known.update(zip(new, vectors, strict=True))
         nothing = np.zeros(self.projection.components.shape[1], dtype=np.float32)
         rows = [self._known[text] if text else nothing for text in texts]
@@ -139,8 +142,12 @@ class Strategist:
         ]
 
     def read(self, abstracts: Sequence[Abstracted], alphas: Sequence[float]) -> Tensor:
-        """(B, S) Eq. 2: the query and the behaviour, mixed; where one is missing, all of the other."""
-        both = self.reader([text for one in abstracts for text in (one.query, one.text)])
+        """(B, S) Eq. 2: the query and the behaviour, mixed; where one is missing, all of the other.
+
+        What comes alone, as in service, is read anew.
+        """
+        texts = [text for one in abstracts for text in (one.query, one.text)]
+        both = self.reader(texts, anew=len(abstracts) == 1)
         shares = [
             1.0 if not one.text else alpha if one.query else 0.0
             for one, alpha in zip(abstracts, alphas, strict=True)

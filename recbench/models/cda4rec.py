@@ -245,11 +245,11 @@ class CDA4Rec(Collaborative):
         self.graph.items = self.encoder.items
 
     def _make_abstracter(self, catalog: Catalog) -> Abstracter:
-        words = ItemWords.of(catalog, groups=self.offer.tags)
+        self.words = ItemWords.of(catalog, groups=self.offer.tags)
         if self.slm_options is None:
-            return TemplateAbstracter(words)
+            return TemplateAbstracter(self.words)
         self.slm = LanguageModel(self.slm_options)
-        return LanguageAbstracter(self.slm, words, LeakDetector.of(catalog, groups=self.offer.tags))
+        return LanguageAbstracter(self.slm, self.words, LeakDetector.of(catalog, groups=self.offer.tags))
 
     def _states(self, batch: SequenceBatch) -> Tensor:
         """(B, D) the encoder's, as in service where it does not learn."""

@@ -53,6 +53,13 @@ class TestQuotas:
 
 
 class TestReading:
+    @pytest.mark.parametrize("number", [1, 3, 5])
+    def test_all_tags_there_are_count_as_a_number_that_is_offered(self, number: int) -> None:
+        made = plan_of(
+            OFFER, alpha=0, weights=[(tag, 1.0) for tag in TAGS[:number]], size=10, encoder="sasrec", beta=0.5
+        )
+        assert read_plan(made.text(), OFFER) == (made, False)
+
     def test_what_is_written_is_read_back(self) -> None:
         plan, is_mended = read()
         assert (plan.alpha, plan.size, plan.encoder, plan.beta) == (0.25, 100, "surge", 0.4)
@@ -131,7 +138,7 @@ class TestReading:
 
 
 def test_an_offer_knows_its_nearest_number_of_tags() -> None:
-    assert [OFFER.num_tags(wanted) for wanted in (0, 1, 2, 3, 6, 7, 99)] == [1, 1, 1, 3, 3, 5, 5]
+    assert [OFFER.num_tags(wanted) for wanted in (0, 1, 2, 3, 4, 6, 99)] == [1, 1, 1, 3, 3, 5, 5]
 
 
 @pytest.mark.parametrize(

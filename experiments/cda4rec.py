@@ -1,0 +1,407 @@
+"""CDA4Rec's tables from a trained run, without training anything.
+
+    python experiments/cda4rec.py RUN [--sample 200 --lm smollm2-135m] [--cases 20]
+
+Every view is the same weights under another planner, or another scope. What is chosen is chosen on
+validation: the shares of the rule for sparse, moderate and dense histories. The oracle takes the best share of
+every user with hindsight and is no method; it says whether planning can matter. Claims A1 and A4 to A9 are answered by
+paired bootstraps over users against the encoder alone and among plans.
+
+With `--sample` a language model writes abstracts and plans for so many users: how many are valid before they
+are mended, how far the plan of an abstract is from that of the raw history, seconds. With `--cases` it prints
+abstract, plan and explanation of some users. U users.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+
+from recbench import runs
+from recbench.data.profile import LENGTH_GROUPS, length_group
+from recbench.edge.abstract import Abstracted, density
+from recbench.edge.agents import LanguageAbstracter, LanguagePlanner, explain
+from recbench.edge.leaks import LeakDetector
+from recbench.edge.planned import pasts_of
+from recbench.edge.planner import FixedPlanner, Planner, RandomPlanner, RulePlanner
+from recbench.edge.ranking_plan import PlanError, RankingPlan, read_plan
+from recbench.evaluate import evaluate
+from recbench.latency import measure
+from recbench.metrics import bootstrap_means, interval, per_user
+from recbench.models.cda4rec import CDA4Rec
+from recbench.nn.lm_options import LanguageModelOptions
+from recbench.nn.semantics import item_texts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from recbench.data.module import InteractionData, Split
+    from recbench.edge.planned import Scope
+
+SHOWN = ("hr@5", "ndcg@5", "hr@10", "ndcg@10")
+SHARES = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
+SIZES = {500: 3, 1000: 5, 2000: 10, 5000: 20}  # candidates and tags, as the paper's plans pair them
+FIXED = {  # Table V
+    "v1": {},
+    "v2, query alone": {"alpha": 1.0},
+    "v3, behaviour alone": {"alpha": 0.0},
+    "v4, 500 candidates": {"size": 500, "num_tags": 3},
+    "v5, SURGE": {"encoder": "surge"},
+    "v6, semantic alone": {"beta": 1.0},
+    "v7, structured alone": {"beta": 0.0},
+}
+PAPER = {  # HR@10, Tables II and V
+    "sports": {
+        "as trained": 0.0304,
+        "encoder alone": 0.0173,
+        "v1": 0.0239,
+        "v2, query alone": 0.0221,
+        "v3, behaviour alone": 0.0235,
+        "v4, 500 candidates": 0.0207,
+        "v5, SURGE": 0.0243,
+        "v6, semantic alone": 0.0211,
+        "v7, structured alone": 0.0232,
+    }
+}
+NUM_GUESSED = 50  # items an attacker may name
+
+
+class Row(NamedTuple):
+    """What one view gives.
+
+    Args:
+        name: of the view.
+        values: (U, 4) the metrics `SHOWN` of every user.
+        listed: share of the targets among what is ranked.
+        bytes_down: of a request.
+    """
+
+    name: str
+    values: NDArray[np.float64]
+    listed: float = 1.0
+    bytes_down: float = 0.0
+
+    def metric(self, key: str = "ndcg@10") -> NDArray[np.float64]:
+        """(U,) of every user."""
+        return self.values[:, SHOWN.index(key)]
+
+
+@dataclass
+class Views:
+    """One trained method under all plans.
+
+    Args:
+        model: trained.
+        data: its data.
+    """
+
+    model: CDA4Rec
+    data: InteractionData
+
+    def __post_init__(self) -> None:
+        self.planner, self.scope = self.model.planner, self.model.scope
+
+    def view(
+        self,
+        name: str,
+        planner: Planner | None = None,
+        *,
+        scope: Scope | None = None,
+        split: Split = "test",
+    ) -> Row:
+        """Under another planner and scope, those it was trained with unless given."""
+        model = copy.copy(self.model)
+        model.planner, model.scope = planner or self.planner, scope or self.scope
+        model.cross(model.boundary)
+        found = evaluate(model, self.data, split=split)
+        listed = float(np.isfinite(found.ranks.rank).mean())
+        down = found.usage["bytes_down"] / len(found.users)
+        return Row(name, per_user(found.ranks, SHOWN), listed, down)
+
+    def alone(self, split: Split = "test") -> Row:
+        """The device without a cloud."""
+        return Row(
+            "encoder alone", per_user(evaluate(self.model.encoder, self.data, split=split).ranks, SHOWN)
+        )
+
+    def lengths(self, split: Split = "test") -> NDArray[np.int64]:
+        """(U,) interactions before the target, in the order of the rows' values."""
+        batches = self.data.targets(split)
+        return np.concatenate([(batch.history != 0).sum(1).numpy() for batch in batches])
+
+
+def fixed(**options: object) -> FixedPlanner:
+    """A planner of Table V."""
+    return FixedPlanner(**options)  # type: ignore[arg-type]
+
+
+def plans(views: Views) -> list[Row]:
+    """Table V, what planning is worth, and the encoder alone."""
+    has_graph = views.model.graph is not None
+    variants = {name: options for name, options in FIXED.items() if has_graph or "encoder" not in options}
+    return [
+        views.alone(),
+        views.view("as trained"),
+        *(views.view(name, fixed(**options), scope="candidates") for name, options in variants.items()),
+        views.view("rule", RulePlanner(), scope="candidates"),
+        views.view("random plans", RandomPlanner(), scope="candidates"),
+    ]
+
+
+def recalls(views: Views) -> list[Row]:
+    """How many targets the candidates hold, by their number."""
+    return [
+        views.view(
+            f"{size} candidates of {num_tags} tags", fixed(size=size, num_tags=num_tags), scope="candidates"
+        )
+        for size, num_tags in SIZES.items()
+    ]
+
+
+def by_share(views: Views, scope: Scope, split: Split) -> list[Row]:
+    """The same plan for everybody with every share of the semantic vector."""
+    return [views.view(f"beta {share:g}", fixed(beta=share), scope=scope, split=split) for share in SHARES]
+
+
+def tuned(views: Views, scope: Scope) -> tuple[RulePlanner, float, float]:
+    """The rule with the shares that are best on validation, by density.
+
+    Returns:
+        The planner; NDCG@10 on validation with the best single share; and with the best share of every user,
+        known with hindsight.
+    """
+    table = np.stack([row.metric() for row in by_share(views, scope, "validation")])  # (shares, U)
+    words = np.array([density(length) for length in views.lengths("validation").tolist()])
+    best = []
+    for word in ("sparse", "moderate", "dense"):
+        member = words == word
+        mean = table[:, member if member.any() else slice(None)].mean(1)
+        best.append(SHARES[int(mean.argmax())])
+    planner = RulePlanner(betas=(best[0], best[1], best[2]), sizes=(5000,) * 3, tag_counts=(20,) * 3)
+    return planner, float(table.mean(1).max()), float(table.max(0).mean())
+
+
+def difference(better: Row, worse: Row) -> str:
+    """Whether the first is better by NDCG@10, with the interval of the mean paired difference."""
+    pairs = better.metric() - worse.metric()
+    low, high = (float(bound[0]) for bound in interval(bootstrap_means(pairs[:, None])))
+    answer = "yes" if low > 0 else "no" if high < 0 else "not separable"
+    return f"{better.name} > {worse.name}: {answer} ({pairs.mean():+.4f}, {low:+.4f} to {high:+.4f})"
+
+
+def leak(views: Views, *, num_users: int = 2000) -> Iterator[str]:
+    """What an attacker in the cloud who ranks the items by an abstract's vector guesses of the history."""
+    batch = next(iter(views.data.targets("test"))).rows(slice(0, num_users))
+    model = views.model
+    items = model.projection(model.lm.embed(item_texts(views.data.catalog)))
+    abstracts = model.abstracter.abstract(pasts_of(batch))
+    texts = model.strategist().read([Abstracted("", one.text) for one in abstracts], [0.0] * len(batch))
+    guesses = (texts @ items.T).topk(NUM_GUESSED, dim=1).indices + 1
+    popular = torch.from_numpy(
+        np.argsort(-views.data.catalog.popularity[1:], kind="stable")[:NUM_GUESSED] + 1
+    )
+    for name, named in (("by the abstract", guesses), ("the most popular", popular.expand(len(batch), -1))):
+        hits = (named[:, :, None] == batch.history[:, None]).any(1) & (batch.history != 0)
+        rate = (hits.sum(1) / (batch.history != 0).sum(1).clamp_min(1)).mean()
+        yield f"- {NUM_GUESSED} guesses {name}: {float(rate):.2%} of the history"
+    yield f"- at random: {NUM_GUESSED / views.data.catalog.num_items:.2%}"
+
+
+def parts(views: Views, *, num_calls: int = 200) -> Iterator[str]:
+    """Milliseconds of the parts of one request, and what they make of cold, warm and hot ones.
+
+    The cloud reads and retrieves while the device encodes, so of these two only the longer counts.
+    """
+    model, brain, strategist = views.model, views.model.device_side(), views.model.strategist()
+    users = np.random.default_rng(0).choice(views.data.users("known"), size=num_calls)
+    requests = [views.data.request(users[i : i + 1]) for i in range(num_calls)]
+    questions = [brain.ask(batch, [""]) for batch in requests]
+    abstracts = [[Abstracted(one.query, one.text) for one in asked] for asked in questions]  # type: ignore[attr-defined]
+    made = [strategist.planner.plan(one, strategist.offer) for one in abstracts]
+    replies = [strategist(asked) for asked in questions]
+    steps: dict[str, Callable[[int], object]] = {
+        "abstract": lambda i: brain.ask(requests[i], [""]),
+        "plan": lambda i: strategist.planner.plan(abstracts[i], strategist.offer),
+        "read": lambda i: strategist.read(abstracts[i], [made[i][0].alpha]),
+        "cloud as a whole": lambda i: strategist(questions[i]),
+        "encode": lambda i: model.encoder.newest_of(requests[i]),
+        "device ranks": lambda i: brain.together(requests[i], replies[i]).recommend(requests[i], 10),
+    }
+    with torch.inference_mode():
+        spent = {name: measure(step, num_calls=num_calls, num_warmup=10) for name, step in steps.items()}
+    yield from (f"| {name} | {one.p50_ms:.2f} | {one.p95_ms:.2f} |" for name, one in spent.items())
+    p50 = {name: one.p50_ms for name, one in spent.items()}
+    late = p50["cloud as a whole"] - p50["plan"]
+    rank = p50["device ranks"] - p50["encode"]
+    cold = p50["abstract"] + p50["plan"] + max(late, p50["encode"]) + rank
+    yield f"| cold | {cold:.2f} | |"
+    yield f"| plan cached | {cold - p50['plan']:.2f} | |"
+    yield f"| all cached | {p50['encode'] + rank:.2f} | |"
+
+
+def written(views: Views, *, lm: str, num_users: int) -> Iterator[str]:
+    """What a language model makes of a fixed sample of users: abstracts, plans, and how long it takes."""
+    offer, model = views.model.offer, views.model
+    batch = views.data.request(np.random.default_rng(0).choice(views.data.users("known"), num_users, False))
+    options = LanguageModelOptions(name=lm, max_tokens=1024)
+    planner = LanguagePlanner(lm=options)
+    planner.prepare()
+    assert planner.lm is not None
+    detector = LeakDetector.of(views.data.catalog, groups=offer.tags)
+    abstracter = LanguageAbstracter(planner.lm, model.words, detector)
+    pasts = pasts_of(batch)
+    safe = model.abstracter.abstract(pasts)
+    start = time.perf_counter()
+    raw = abstracter.write([past.reveal() for past in pasts])
+    yield f"- {(time.perf_counter() - start) / num_users:.1f} s per abstract"
+    checked = [abstracter.sound(past.reveal(), text) for past, text in zip(pasts, raw, strict=True)]
+    unsafe = sum(
+        bool(detector.findings(text, past.reveal().items, past.reveal().times_s))
+        for text, past in zip(raw, pasts, strict=True)
+    )
+    yield f"- {unsafe / num_users:.1%} of its abstracts give something away as they are written; after the "
+    yield f"  rule {sum(map(bool, checked)) / num_users:.1%} can be sent, the template stands for the others"
+    start = time.perf_counter()
+    texts = planner.write(safe, offer)
+    yield f"- {(time.perf_counter() - start) / num_users:.1f} s per plan"
+    counts: Counter[str] = Counter()
+    for text in texts:
+        try:
+            counts["mended" if read_plan(text, offer).is_mended else "valid"] += 1
+        except PlanError:
+            counts["refused"] += 1
+    yield "- plans before repair: " + ", ".join(
+        f"{n / num_users:.1%} {name}" for name, n in sorted(counts.items())
+    )
+    told = [Abstracted(past.reveal().query, abstracter.prompt(past.reveal())) for past in pasts]
+    yield "- plan of the abstract against plan of the raw history: " + distance(
+        planner.plan(safe, offer), planner.plan(told, offer)
+    )
+
+
+def distance(ours: Sequence[RankingPlan], gold: Sequence[RankingPlan]) -> str:
+    """Mean differences between plans."""
+    pairs = list(zip(ours, gold, strict=True))
+    tags = [({t for t, _ in a.tags}, {t for t, _ in b.tags}) for a, b in pairs]
+    return (
+        f"alpha {np.mean([abs(a.alpha - b.alpha) for a, b in pairs]):.2f}, "
+        f"beta {np.mean([abs(a.beta - b.beta) for a, b in pairs]):.2f}, "
+        f"tags in common {np.mean([len(a & b) / len(a | b) for a, b in tags]):.2f}, "
+        f"same size {np.mean([a.size == b.size for a, b in pairs]):.2f}, "
+        f"same encoder {np.mean([a.encoder == b.encoder for a, b in pairs]):.2f}"
+    )
+
+
+def cases(views: Views, *, lm: str, number: int) -> Iterator[str]:
+    """Abstract, plan and explanation of some users, as they are made."""
+    model, offer = views.model, views.model.offer
+    batch = views.data.request(np.random.default_rng(0).choice(views.data.users("known"), number, False))
+    planner = LanguagePlanner(lm=LanguageModelOptions(name=lm, max_tokens=1024))
+    planner.prepare()
+    assert planner.lm is not None
+    abstracts = model.abstracter.abstract(pasts_of(batch))
+    written_plans, rule = planner.plan(abstracts, offer), RulePlanner().plan(abstracts, offer)
+    with torch.inference_mode():
+        best = model.recommend(batch, 3).items.tolist()
+    known = [["", *item_texts(views.data.catalog)][item][:80] for items in best for item in items]
+    titles = [known[start : start + 3] for start in range(0, len(known), 3)]
+    reasons = explain(planner.lm, rule, titles)
+    for row, (said, plan, by_rule) in enumerate(zip(abstracts, written_plans, rule, strict=True)):
+        yield f"\n## User {row + 1}\n"
+        yield f"- query: {said.query or '(none)'}\n- abstract: {said.text}"
+        yield f"- plan by {lm}: `{plan.text()}`\n- plan by rule: `{by_rule.text()}`"
+        yield f"- recommended: {'; '.join(titles[row])}\n- explanation by {lm}: {reasons[row]}"
+
+
+def table(title: str, rows: Sequence[Row], data: str) -> Iterator[str]:
+    """Markdown, the paper's HR@10 in the last column."""
+    printed = PAPER.get(data.partition("-")[0], {})
+    yield f"\n### {title}\n"
+    yield f"| view | {' | '.join(SHOWN)} | listed | bytes down | HR@10 in the paper |"
+    yield "|---" * (len(SHOWN) + 4) + "|"
+    for row in rows:
+        means = " | ".join(f"{value:.4f}" for value in row.values.mean(axis=0))
+        paper = f"{printed[row.name]:.4f}" if row.name in printed else ""
+        yield f"| {row.name} | {means} | {row.listed:.3f} | {row.bytes_down:.0f} | {paper} |"
+
+
+def groups(rows: Sequence[Row], lengths: NDArray[np.int64]) -> Iterator[str]:
+    """Fig. 6: NDCG@10 by length of the history."""
+    member = length_group(lengths + 1)
+    yield "\n### NDCG@10 by length of the history\n"
+    yield f"| view | {' | '.join(f'{n} ({int((member == i).sum())})' for i, n in enumerate(LENGTH_GROUPS))} |"
+    yield "|---" * (len(LENGTH_GROUPS) + 1) + "|"
+    for row in rows:
+        means = [row.metric()[member == i] for i in range(len(LENGTH_GROUPS))]
+        yield f"| {row.name} | {' | '.join(f'{one.mean():.4f}' if len(one) else '' for one in means)} |"
+
+
+def report(views: Views) -> Iterator[str]:
+    """Everything that needs no language model."""
+    data = views.data.prepared.name
+    found = plans(views)
+    rows = {row.name: row for row in found}
+    yield from table("Plans (Table V)", found, data)
+    yield from table("Candidates", recalls(views), data)
+    for scope in ("candidates", "catalogue"):
+        planner, single, oracle = tuned(views, scope)
+        row = views.view(f"rule, tuned, {scope}", planner, scope=scope)
+        yield from table(f"Shares chosen on validation, {scope} ranked: {planner.betas}", [row], data)
+        yield f"\nNDCG@10 on validation: one share for all {single:.4f}, the best of every user {oracle:.4f}"
+        rows[row.name] = row
+    yield from groups([rows["encoder alone"], rows["as trained"], *list(rows.values())[-2:]], views.lengths())
+    yield "\n### Answers\n"
+    pairs = [
+        ("rule, tuned, catalogue", "encoder alone"),
+        ("rule, tuned, candidates", "encoder alone"),
+        ("as trained", "encoder alone"),
+        *(("rule", name) for name in (*FIXED, "random plans")),
+        ("v1", "v6, semantic alone"),
+        ("v1", "v7, structured alone"),
+        ("v1", "v4, 500 candidates"),
+    ]
+    yield from (f"- {difference(rows[a], rows[b])}" for a, b in pairs if a in rows and b in rows)
+    yield "\n### What an abstract gives away\n"
+    yield from leak(views)
+    yield "\n### A request, milliseconds\n\n| part | p50 | p95 |\n|---|---|---|"
+    yield from parts(views)
+
+
+def main() -> None:
+    """Print what the arguments ask for."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path, help="folder of a finished run of CDA4Rec")
+    parser.add_argument("--sample", type=int, default=0, help="users for whom a language model writes")
+    parser.add_argument(
+        "--cases", type=int, default=0, help="users whose abstract, plan, explanation are shown"
+    )
+    parser.add_argument("--lm", default="smollm2-135m", help="which language model")
+    words = parser.parse_args()
+    model, data = runs.restore(words.run)
+    if not isinstance(model, CDA4Rec):
+        parser.error(f"{words.run} is a run of {type(model).__name__}, not of CDA4Rec")
+    views = Views(model, data)
+    if words.cases:
+        lines = cases(views, lm=words.lm, number=words.cases)
+    elif words.sample:
+        lines = written(views, lm=words.lm, num_users=words.sample)
+    else:
+        lines = report(views)
+    for line in lines:
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
