@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
+from remembering import remember
 
 from recbench import checkpoint, runs
 from recbench.edge.policy import Always, Never, Policy, RandomBudget, State, Threshold, threshold_at
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from recbench.data.module import InteractionData, Split
-    from recbench.edge.cloud import Cloud
     from recbench.models.base import Recommender
 
 BUDGETS = (0.05, 0.1, 0.2, 0.4)
@@ -159,25 +159,6 @@ class Chosen(Policy):
         return np.isin(state.users, self.users)
 
 
-class Remembering:
-    """A cloud that computes no frame twice, so that a view costs what the device does.
-
-    Args:
-        cloud: what is asked.
-        known: answers so far, by frame.
-    """
-
-    def __init__(self, cloud: Cloud, known: dict[bytes, bytes]) -> None:
-        self._cloud, self._known = cloud, known
-
-    def handle(self, frames: Sequence[bytes]) -> list[bytes]:
-        """The answers."""
-        new = list(dict.fromkeys(frame for frame in frames if frame not in self._known))
-        if new:
-            self._known.update(zip(new, self._cloud.handle(new), strict=True))
-        return [self._known[frame] for frame in frames]
-
-
 @dataclass
 class Views:
     """One trained method under all conditions.
@@ -194,11 +175,6 @@ class Views:
 
     def __post_init__(self) -> None:
         self.length, self.chosen = self.model.num_listed, float(self.model.alpha)
-
-    def remember(self) -> None:
-        """From now on the cloud says again what it has said; its time means nothing any more."""
-        plain, known = self.model.cloud_side, dict[bytes, bytes]()
-        self.model.cloud_side = lambda: Remembering(plain(), known)  # type: ignore[method-assign,return-value,assignment]
 
     def view(
         self,
@@ -408,7 +384,7 @@ def report(views: Views, others: Sequence[Views] = ()) -> Iterator[str]:
     """
     name, costs = views.data.prepared.name, latencies(views)
     for one in (views, *others):
-        one.remember()
+        remember(one.model)
     first = overall(views)
     found = {row.name: row for row in first}
     later = {

@@ -32,6 +32,7 @@ from recbench.training import TrainerOptions, train
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "experiments"))
 import lsc4rec as experiment
+from remembering import Remembering, remember
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -509,7 +510,7 @@ class TestExperiment:
     @pytest.fixture
     def views(self, taught: Taught, tmp_path: Path) -> Any:
         found = experiment.Views(taught.model, taught.data, tmp_path)
-        found.remember()
+        remember(found.model)
         yield found
         del taught.model.cloud_side
         taught.model.alpha.fill_(found.chosen)
@@ -523,10 +524,13 @@ class TestExperiment:
                 asked.extend(frames)
                 return [frame.upper() for frame in frames]
 
-        cloud = experiment.Remembering(Cloud(), {})
+        cloud = Remembering(Cloud(), {}, limit=3)
         assert cloud.handle([b"a", b"b", b"a"]) == [b"A", b"B", b"A"]
         assert cloud.handle([b"b", b"c"]) == [b"B", b"C"]
         assert asked == [b"a", b"b", b"c"]
+        assert cloud.handle([b"d", b"c", b"d"]) == [b"D", b"C", b"D"]  # there is no room for a fourth
+        assert cloud.handle([b"d"]) == [b"D"]
+        assert asked == [b"a", b"b", b"c", b"d", b"d"]
 
     def test_a_view_is_what_evaluation_gives(self, views: Any, taught: Taught) -> None:
         ours = views.view("LSC4Rec")
