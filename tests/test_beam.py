@@ -9,7 +9,7 @@ import torch
 
 from recbench.errors import DivergedError
 from recbench.nn.beam import Trie, beam_search, score_items, top
-from recbench.nn.free_search import free_search
+from recbench.nn.free_search import FreelyFound, free_search
 from recbench.nn.item_codes import END, PAD, Atomic, Numeric, Random
 
 if TYPE_CHECKING:
@@ -350,3 +350,33 @@ def test_free_search_lists_no_more_than_its_beams(num_beams: int, num_items: int
         free_search(
             Model(1, 4, seed=0), Atomic(), written(Atomic(), 2), num_beams=num_beams, num_items=num_items
         )
+
+
+class TestWhatWasWrittenFreely:
+    FOUND = FreelyFound(
+        torch.tensor([[5, 0, 5, 7, 0], [9, 9, 4, 0, 0]]),
+        torch.tensor([[-1.0, -2, -3, -4, -torch.inf], [-1.0, -1, -2, -2, -2]]),
+        torch.zeros(2),
+        torch.zeros(2),
+    )
+
+    @pytest.mark.parametrize(
+        ("targets", "ranks", "ties"),
+        [((5, 9), (1, 1.5), (1, 2)), ((7, 4), (4, 4), (1, 3)), ((6, 6), (math.inf, math.inf), (1, 1))],
+        ids=["best of several places", "behind what is no item", "not written"],
+    )
+    def test_strings_take_places_whatever_they_spell(
+        self, targets: tuple[int, int], ranks: tuple[float, float], ties: tuple[int, int]
+    ) -> None:
+        found = self.FOUND.ranked(torch.tensor(targets))
+        assert tuple(found.rank.tolist()) == ranks
+        assert tuple(found.ties.tolist()) == ties
+
+    def test_shown_are_real_items_once_that_may_be(self) -> None:
+        assert self.FOUND.shown(3).items.tolist() == [[5, 7, 0], [9, 4, 0]]
+        assert self.FOUND.shown(1, seen=torch.tensor([[5, 0], [4, 3]])).items.tolist() == [[7], [9]]
+        allowed = torch.zeros(2, 10, dtype=torch.bool)
+        allowed[:, [4, 7]] = True
+        found = self.FOUND.shown(6, allowed=allowed)
+        assert found.items.tolist() == [[7, 0, 0, 0, 0, 0], [4, 0, 0, 0, 0, 0]]
+        assert found.log_probs[0].tolist() == [-4] + [-math.inf] * 5

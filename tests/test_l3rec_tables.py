@@ -122,6 +122,7 @@ class TestRun:
         town.write_text("".join(f"{row['user'] + 1} {' '.join(map(str, row['item']))}\n" for row in rows))
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("RECBENCH_CACHE", str(folder / "cache"))
+            patch.setattr("recbench.fit.request_latency", lambda *_: {})  # of no matter here, and slow
             for options in (["num_locals=3", "fusion=wrrf_lm"], ["num_locals=2", "fusion=rrf"]):
                 words = [f"--{option}" for option in [*TINY, *(f"model.{option}" for option in options)]]
                 places = [f"--runs={folder / 'runs'}", f"--results={folder / 'results'}"]

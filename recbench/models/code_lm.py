@@ -16,7 +16,7 @@ import torch.nn.functional as F  # noqa: N812 - PyTorch's own name for it
 from torch import nn
 
 from recbench.models.base import Paper, Recipe, at_least
-from recbench.models.generator import Generator
+from recbench.models.generator import Decoding, Generator
 from recbench.nn.attention import causal_rows, check_heads
 from recbench.nn.dropout import check_rate
 from recbench.nn.item_codes import Collaborative, ItemCodes
@@ -44,6 +44,7 @@ class CodeLM(Generator):
         embedding_dropout: on the sum of token and place.
         max_len: most recent items that are read.
         num_beams: width of the search, and length of the list that is evaluated.
+        decoding: whether the search is constrained to real items; free for parity with published figures.
         recipe: how it is trained; its samples are windows, of which all positions learn.
     """
 
@@ -63,9 +64,12 @@ class CodeLM(Generator):
         embedding_dropout: float = 0.3,
         max_len: int = 50,
         num_beams: int = 20,
+        decoding: Decoding = "constrained",
         recipe: Recipe = Recipe(),
     ) -> None:
-        super().__init__(codes=codes or Collaborative(), num_beams=num_beams, recipe=recipe)
+        super().__init__(
+            codes=codes or Collaborative(), num_beams=num_beams, decoding=decoding, recipe=recipe
+        )
         at_least(1, dim=dim, num_layers=num_layers, num_heads=num_heads, hidden=hidden, max_len=max_len)
         check_heads(dim, num_heads)
         check_rate(dropout)

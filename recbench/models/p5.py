@@ -6,83 +6,54 @@ one of the word it is of is added, so that the model sees where a user's or an i
 What differs from the authors' code. Items are written in codes of this suite; theirs follow the order in
 which the data file walks through its users, test items included, and so tell the target to whoever counts on
 from the last item (`codes: Sequential` with `leaky: true` is that, kept apart on the leaderboard). Numbers of
-words are there when an item is written as they are in training. A search writes real items alone, each once.
-Of the
-tasks those that recommend are here: ratings, reviews and explanations need the text of reviews, and their
-random split shows test pairs in training. Templates are our own words. A batch has one task and one template,
+words are there when an item is written as they are in training. A search writes real items alone, each once,
+unless `decoding` is free. Of the tasks those that recommend are here: ratings, reviews and explanations need
+the text of reviews, and their random split shows test pairs in training. Templates are our own words. A batch has one task and one template,
 so that no prompt is padded to another's length; the loss is the mean over a target's tokens, then over users.
-Negatives of the candidate tasks are uniform items other than the target.
-B users, L history, S prompt tokens, T codes of an item, C candidates, V code vocabulary, D width.
+Negatives of the candidate tasks are uniform items other than the target. A question that is answered yes or
+no has these two answers alone, where theirs compete with all words; half of those in training are about the
+target. Where it is trained, candidates are ranked by it: a prompt per candidate, which is what did best of
+their ways.
+B users, L history, S prompt tokens, T codes of an item, C candidates, V code vocabulary, D width, M pairs of
+user and item.
 """
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - PyTorch's own name for it
 from torch import nn
 
-from recbench.models.base import Paper, Recipe, at_least
-from recbench.models.generator import Generator
+from recbench.errors import UsageError
+from recbench.models.base import Paper, Ranking, Recipe, Stage, at_least
+from recbench.models.generator import Decoding, Generator
 from recbench.nn.attention import check_heads
 from recbench.nn.dropout import check_rate
 from recbench.nn.item_codes import Collaborative, ItemCodes
 from recbench.nn.losses import other_items
+from recbench.nn.prompt_tasks import ANSWERS, TASKS, TEMPLATES, Tasks
 from recbench.nn.prompts import PAD, Block, Prompt, Template, item_block, number_block, text_words, words_of
+from recbench.nn.ranking import best_of
 from recbench.nn.t5 import load_t5, new_t5
 from recbench.nn.t5_decoder import T5Decoder
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
 
     from recbench.data.batch import SequenceBatch
     from recbench.data.catalog import Catalog
+    from recbench.data.module import InteractionData
 
-# the first of a task's templates is the one that is asked with
-TEMPLATES = {
-    "sequential": (
-        "{user} chose {history} and chooses next",
-        "after {history} the next choice of {user} is",
-        "the history of {user} is {history} what follows",
-        "{history} were chosen in this order name the next for {user}",
-        "given {history} recommend one more item to {user}",
-        "{user} had {history} predict what comes after them",
-    ),
-    "select": (
-        "{user} chose {history} and chooses next one of {candidates}",
-        "one of {candidates} follows {history} for {user} which",
-        "after {history} pick for {user} among {candidates}",
-    ),
-    "top_n": (
-        "choose for {user} one of {candidates}",
-        "{candidates} which of them does {user} want",
-        "recommend to {user} something out of {candidates}",
-    ),
-}
-TASKS = tuple(TEMPLATES)
+__all__ = ["P5", "Tasks"]
+
 _BASE = 100  # a user's number is written in pairs of decimal digits
 _NUM_WORDS = 512  # words of a prompt that are told apart
-
-
-@dataclass(frozen=True)
-class Tasks:
-    """Shares of the training batches.
-
-    Args:
-        sequential: the next item after a history.
-        select: the same among candidates that are named.
-        top_n: an item among candidates, for a user of whom nothing but the number is named.
-    """
-
-    sequential: float = 1.0
-    select: float = 0.0
-    top_n: float = 0.0
-
-    def __post_init__(self) -> None:
-        if min(astuple(self)) < 0 or not self.sequential + self.select + self.top_n > 0:
-            raise ValueError(f"shares of tasks must be 0 or more and not all 0, got {astuple(self)}")
+_NUM_PAIRS = 4096  # of user and item, asked about at once
 
 
 class P5(Generator):
@@ -102,6 +73,7 @@ class P5(Generator):
         num_negatives: candidates beside the target in the tasks that name them.
         has_words: whether the vector of the word is added to a token's.
         num_beams: width of the search, and length of the list that is evaluated.
+        decoding: whether the search is constrained to real items; free for parity with published figures.
         recipe: how it is trained.
     """
 
@@ -130,9 +102,12 @@ class P5(Generator):
         num_negatives: int = 99,
         has_words: bool = True,
         num_beams: int = 20,
+        decoding: Decoding = "constrained",
         recipe: Recipe = Recipe(samples="prefixes"),
     ) -> None:
-        super().__init__(codes=codes or Collaborative(), num_beams=num_beams, recipe=recipe)
+        super().__init__(
+            codes=codes or Collaborative(), num_beams=num_beams, decoding=decoding, recipe=recipe
+        )
         at_least(1, dim=dim, num_layers=num_layers, num_heads=num_heads, hidden=hidden, max_len=max_len)
         at_least(1, num_negatives=num_negatives)
         check_heads(dim, num_heads)
@@ -167,7 +142,7 @@ class P5(Generator):
                 hidden=self.hidden,
                 dropout=self.dropout,
             )
-            words = words_of(text for texts in self.templates.values() for text in texts)
+            words = words_of([*ANSWERS, *(text for texts in self.templates.values() for text in texts)])
             pieces = text_words({word: i for i, word in enumerate(words)})
             table = torch.randn(first + len(words), self.dim)  # a T5's own scale
         num_rows, width = table.shape
@@ -182,12 +157,28 @@ class P5(Generator):
             task: [Template(text, encode, counts_words=self.counts_words) for text in texts]
             for task, texts in self.templates.items()
         }
+        self._answers = [encode(answer)[0][0] for answer in ANSWERS]
         self._num_digits = _num_digits(catalog.num_users)
+
+    def stages(self, data: InteractionData) -> Iterator[Stage]:
+        """Write the items, then train.
+
+        Raises:
+            UsageError: nothing but questions about single items is trained, and all items are candidates.
+        """
+        if self.tasks.yes_no and not self.tasks.sequential and not data.rules.num_negatives:
+            raise UsageError(
+                "task yes_no asks about one item after the other, too slow for all of them: rank few, with "
+                "--data.num_negatives 99, or train sequential too"
+            )
+        yield from super().stages(data)
 
     def loss(self, batch: SequenceBatch) -> Tensor:
         """Mean over the users of the mean cross-entropy of the target's codes, of one task and template."""
         task = self._draw_task()
         choice = int(torch.randint(len(self._templates[task]), ()))
+        if task == "yes_no":
+            return self._answer_loss(choice, batch)
         candidates = None if task == "sequential" else self._draw_candidates(batch.target)
         states, real = self._encode(task, self._write(task, choice, batch, candidates))
         target = self.item_tokens[batch.target]
@@ -202,10 +193,25 @@ class P5(Generator):
         return (losses.sum(1) / (target != PAD).sum(1)).mean()
 
     def decoder(self, batch: SequenceBatch) -> T5Decoder:
-        """Answers the first template of the task that the request poses."""
+        """Answers the first template of the task that the request poses, unless by yes or no."""
         task = self._task_of(batch)
         states, real = self._encode(task, self._write(task, 0, batch, batch.candidates))
         return T5Decoder(self.t5.decoder, self.tokens.weight, self._logits, states=states, real=real)
+
+    def recommend(self, batch: SequenceBatch, k: int) -> Ranking:
+        """The best `k` items that are written, or of which the yes is most certain, by its log-odds."""
+        if self._task_of(batch) != "yes_no":
+            return super().recommend(batch, k)
+        num_items = len(self.item_tokens) - 1
+        items = batch.candidates
+        if items is None:
+            items = torch.arange(1, num_items + 1, device=batch.users.device).expand(len(batch), -1)
+        asked, about = batch.users[:, None].expand_as(items).flatten(), items.flatten()
+        blocks = [slice(start, start + _NUM_PAIRS) for start in range(0, len(about), _NUM_PAIRS)]
+        with torch.autocast(items.device.type, enabled=False):  # half precision ties what differs
+            odds = torch.cat([self._log_odds(0, asked[block], about[block]) for block in blocks])
+        scores = odds.new_zeros(len(batch), num_items + 1).scatter(1, items, odds.view_as(items))
+        return best_of(scores, k, seen=batch.seen, allowed=batch.allowed)
 
     def _draw_task(self) -> str:
         """The task of a batch, by its share."""
@@ -213,12 +219,32 @@ class P5(Generator):
         return TASKS[int(torch.multinomial(shares, 1))]
 
     def _task_of(self, batch: SequenceBatch) -> str:
-        """Candidates are chosen from where that was trained; else an item follows a history."""
-        if batch.candidates is not None:
-            for task in ("select", "top_n"):
-                if getattr(self.tasks, task):
-                    return task
-        return "sequential"
+        """Candidates are asked about, or chosen from, if that was trained; else an item follows a history."""
+        among = ("yes_no", "select", "top_n") if batch.candidates is not None else ()
+        if not self.tasks.sequential:
+            among = (*among, "yes_no")
+        return next((task for task in among if getattr(self.tasks, task)), "sequential")
+
+    def _answer_loss(self, choice: int, batch: SequenceBatch) -> Tensor:
+        """Mean cross-entropy of yes for targets and no for other items, as many in the long run."""
+        others = other_items(batch.target, 1, num_items=len(self.item_tokens) - 1)[:, 0]
+        is_target = torch.rand(len(batch), device=others.device) < 0.5
+        odds = self._log_odds(choice, batch.users, torch.where(is_target, batch.target, others))
+        return F.binary_cross_entropy_with_logits(odds, is_target.to(odds.dtype))
+
+    def _log_odds(self, choice: int, users: Tensor, items: Tensor) -> Tensor:
+        """(M,) log p(yes) / p(no) for M users and items."""
+        slots = {"user": self._number(users), "item": item_block(items[:, None], self.item_tokens)}
+        states, real = self._encode("yes_no", self._templates["yes_no"][choice].fill(slots))
+        out = self.t5.decoder(
+            inputs_embeds=self.tokens(torch.full_like(items[:, None], PAD)),
+            encoder_hidden_states=states,
+            encoder_attention_mask=real,
+            use_cache=False,
+        ).last_hidden_state[:, 0]
+        yes, no = self.tokens.weight[self._answers]
+        odds: Tensor = (out * self.tokens.embedding_dim**-0.5) @ (yes - no)
+        return odds
 
     def _draw_candidates(self, target: Tensor) -> Tensor:
         """(B, C) the target and uniform others, in random order."""
@@ -229,14 +255,15 @@ class P5(Generator):
     def _write(self, task: str, choice: int, batch: SequenceBatch, candidates: Tensor | None) -> Prompt:
         """The prompt of every user."""
         slots: dict[str, Block] = {
-            "user": number_block(
-                batch.users, num_digits=self._num_digits, base=_BASE, offset=self.num_tokens
-            ),
+            "user": self._number(batch.users),
             "history": item_block(batch.history[:, -self.max_len :], self.item_tokens),
         }
         if candidates is not None:
             slots["candidates"] = item_block(candidates, self.item_tokens)
         return self._templates[task][choice].fill(slots)
+
+    def _number(self, users: Tensor) -> Block:
+        return number_block(users, num_digits=self._num_digits, base=_BASE, offset=self.num_tokens)
 
     def _encode(self, task: str, prompt: Prompt) -> tuple[Tensor, Tensor]:  # noqa: ARG002 - for soft prompts
         """(B, S, D) states of the encoder, and (B, S) which are of real tokens."""

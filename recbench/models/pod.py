@@ -19,8 +19,10 @@ import torch.nn.functional as F  # noqa: N812 - PyTorch's own name for it
 from torch import nn
 
 from recbench.models.base import Paper, Recipe, at_least
-from recbench.models.p5 import P5, TASKS, TEMPLATES, Tasks
+from recbench.models.generator import Decoding  # noqa: TC001 - the command line reads it
+from recbench.models.p5 import P5
 from recbench.nn.item_codes import ItemCodes  # noqa: TC001 - the command line reads the annotation
+from recbench.nn.prompt_tasks import TASKS, TEMPLATES, Tasks
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,6 +54,7 @@ class POD(P5):
         num_negatives: candidates beside the target in the tasks that name them.
         has_words: whether the vector of the word is added to a token's.
         num_beams: width of the search, and length of the list that is evaluated.
+        decoding: whether the search is constrained to real items; free for parity with published figures.
         recipe: how it is trained.
     """
 
@@ -82,6 +85,7 @@ class POD(P5):
         num_negatives: int = 99,
         has_words: bool = True,
         num_beams: int = 20,
+        decoding: Decoding = "constrained",
         recipe: Recipe = Recipe(samples="prefixes"),
     ) -> None:
         super().__init__(
@@ -97,9 +101,12 @@ class POD(P5):
             num_negatives=num_negatives,
             has_words=has_words,
             num_beams=num_beams,
+            decoding=decoding,
             recipe=recipe,
         )
         at_least(1, num_prompts=num_prompts)
+        if tasks.yes_no:
+            raise ValueError("yes_no is a task of P5 alone: POD has sequential, select and top_n")
         self.num_prompts = num_prompts
 
     def build(self, catalog: Catalog) -> None:
@@ -108,7 +115,7 @@ class POD(P5):
         self.prompts = nn.ParameterDict(
             {
                 task: torch.empty(self.num_prompts, self.tokens.embedding_dim).uniform_(-0.1, 0.1)
-                for task in TASKS
+                for task in self.templates
             }
         )
 

@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 import torch.nn.functional as F  # noqa: N812 - PyTorch's own name for it
 
-from recbench.nn.beam import top, wide
+from recbench.nn.beam import Found, top, wide
 from recbench.nn.item_codes import END, PAD, ItemCodes
+from recbench.nn.ranking import TargetRanks, ranks_in_lists
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from recbench.nn.beam import Decoder
+
+_NO_ITEM = -1  # what takes a place and can be nobody's target
 
 
 class FreelyFound(NamedTuple):
@@ -36,6 +39,30 @@ class FreelyFound(NamedTuple):
     scores: Tensor
     invalid_rate: Tensor
     duplicate_rate: Tensor
+
+    def ranked(self, target: Tensor) -> TargetRanks:
+        """Best places of the (B,) targets among all that was written; inf where a target was not."""
+        is_lost = (self.items == 0) & ~self.scores.isneginf()
+        return ranks_in_lists(self.items.masked_fill(is_lost, _NO_ITEM), self.scores, target)
+
+    def shown(self, k: int, *, seen: Tensor | None = None, allowed: Tensor | None = None) -> Found:
+        """The best `k` real items, each once.
+
+        Args:
+            k: how many.
+            seen: (B, S) items that must not be recommended, 0-padded.
+            allowed: (B, N + 1) the only items that may be recommended.
+        """
+        keep = (self.items != 0) & ~_repeated(self.items)
+        if seen is not None:
+            keep &= ~(self.items[:, :, None] == seen[:, None]).any(2)
+        if allowed is not None:
+            keep &= allowed.gather(1, self.items)
+        order = keep.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :k]
+        items = self.items.masked_fill(~keep, 0).gather(1, order)
+        scores = self.scores.masked_fill(~keep, -torch.inf).gather(1, order)
+        missing = k - items.shape[1]
+        return Found(F.pad(items, (0, missing)), F.pad(scores, (0, missing), value=-torch.inf))
 
 
 def free_search(
@@ -97,7 +124,11 @@ def _read(codes: ItemCodes, written: Tensor, scores: Tensor, strings: Tensor) ->
     """The items, and how many places they leave or take twice."""
     read = codes.read(strings.cpu().numpy(), written.cpu().numpy())
     items = torch.from_numpy(read).to(written.device).masked_fill(scores.isneginf(), 0)
-    same = (items[:, :, None] == items[:, None]) & (items[:, :, None] != 0)  # (B, n, n)
-    repeated = same.tril(-1).any(2)
-    rates = [(flags.double().mean(1)) for flags in (items == 0, repeated)]
+    rates = [flags.double().mean(1) for flags in (items == 0, _repeated(items))]
     return FreelyFound(items, scores, *rates)
+
+
+def _repeated(items: Tensor) -> Tensor:
+    """(B, n) whether each place has an item that a better place has too."""
+    same = (items[:, :, None] == items[:, None]) & (items[:, :, None] != 0)  # (B, n, n)
+    return same.tril(-1).any(2)

@@ -12,13 +12,19 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from recbench.data.batch import SequenceBatch
+from recbench.errors import UsageError
 from recbench.models import P5, POD
 from recbench.models.base import Recipe
 from recbench.models.p5 import Tasks
+from recbench.nn.free_search import free_search
 from recbench.nn.item_codes import Random, Sequential
-from tests.small import small_data
+from recbench.nn.prompt_tasks import TEMPLATES
+from recbench.results import read_run
+from tests.small import run, small_data
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from recbench.data.module import InteractionData
 
 SIZES = {"dim": 16, "hidden": 32, "num_layers": 1, "num_heads": 2, "max_len": 5, "codes": Random(num_codes=2)}
@@ -166,6 +172,142 @@ def test_training_takes_pretrained_weights_and_their_words(tmp_path: object) -> 
     first = model.num_tokens + 100  # codes, then digits, then the tokenizer's own
     assert prompt[-3:].tolist() == [first + 3, first + 4, first + 5]
     assert torch.equal(model.tokens.weight[first:], saved.shared.weight)
+
+
+class TestYesNo:
+    @staticmethod
+    def asked(**tasks: float) -> tuple[P5, InteractionData]:
+        model, _ = made(tasks=Tasks(**{"sequential": 0, "yes_no": 1} | tasks))
+        return model, small_data(num_negatives=9)
+
+    @staticmethod
+    def literal(model: P5, user: int, item: int) -> float:
+        """Log-odds of yes after one prompt put together by hand, softmax over the two answers."""
+        first = model.num_tokens + 100
+        words = sorted(
+            {
+                word
+                for texts in TEMPLATES.values()
+                for text in texts
+                for word in text.split()
+                if "{" not in word
+            }
+            | {"yes", "no"}
+        )
+        number = {word: first + i for i, word in enumerate(words)}
+        digits = [model.num_tokens + user // 100, model.num_tokens + user % 100]
+        prompt = [number["does"], *digits, number["want"], *model.item_tokens[item].tolist()]
+        source = model.tokens(torch.tensor(prompt)) + model.words(torch.tensor([1, 2, 2, 3, 4, 4]))
+        states = model.t5.encoder(inputs_embeds=source[None]).last_hidden_state
+        begin = model.tokens(torch.tensor([[0]]))
+        out = model.t5.decoder(
+            inputs_embeds=begin, encoder_hidden_states=states, use_cache=False
+        ).last_hidden_state[0, 0]
+        rows = model.tokens.weight[[number["yes"], number["no"]]]
+        yes, no = (rows @ out / 16**0.5).log_softmax(0).tolist()
+        return float(yes - no)
+
+    @torch.no_grad()
+    def test_candidates_are_ranked_by_how_certain_the_yes_is(self) -> None:
+        model, data = self.asked()
+        batch = replace(next(iter(data.val_dataloader())).rows(slice(0, 3)), seen=None)
+        assert batch.candidates is not None
+        found = model.recommend(batch, 10)
+        for row, (user, items) in enumerate(
+            zip(batch.users.tolist(), batch.candidates.tolist(), strict=True)
+        ):
+            odds = {item: self.literal(model, user, item) for item in items}
+            assert found.items[row].tolist() == sorted(odds, key=odds.__getitem__, reverse=True)
+            torch.testing.assert_close(
+                found.scores[row].tolist(), sorted(odds.values(), reverse=True), rtol=1e-4, atol=1e-4
+            )
+        rank = model.target_ranks(batch).rank.tolist()
+        assert rank == [
+            1 + found.items[row].tolist().index(target) for row, target in enumerate(batch.target.tolist())
+        ]
+
+    @torch.no_grad()
+    def test_without_candidates_all_items_are_asked_about_unless_a_history_can_be_gone_on_with(self) -> None:
+        model, data = self.asked()
+        now = data.request(np.arange(2), back=0)
+        assert sorted(model.recommend(now, 60).items[1].tolist()) == list(range(1, 61))
+        assert model._task_of(now) == "yes_no"
+        both, _ = self.asked(sequential=1)
+        assert both._task_of(now) == "sequential"
+        assert both._task_of(next(iter(data.val_dataloader()))) == "yes_no"
+
+    @torch.no_grad()
+    @pytest.mark.parametrize(("drawn", "sign"), [(0.0, -1), (1.0, 1)], ids=["target", "another item"])
+    def test_a_target_is_answered_by_yes_and_another_item_by_no(
+        self, drawn: float, sign: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        model, data = self.asked()
+        batch = data.request(np.arange(4), back=2)
+        monkeypatch.setattr(torch, "randint", lambda *_, **__: torch.tensor(0))  # the first template
+        monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.full(shape, drawn))
+        monkeypatch.setattr(
+            "recbench.models.p5.other_items", lambda target, *_, **__: target[:, None] % 60 + 1
+        )
+        items = batch.target if drawn < 0.5 else batch.target % 60 + 1
+        odds = [self.literal(model, *pair) for pair in zip(batch.users.tolist(), items.tolist(), strict=True)]
+        wanted = F.softplus(sign * torch.tensor(odds)).mean()
+        torch.testing.assert_close(model.loss(batch), wanted, rtol=1e-4, atol=1e-4)
+
+    def test_all_items_are_too_many_to_ask_about(self) -> None:
+        model, data = self.asked()
+        with pytest.raises(UsageError, match="num_negatives 99"):
+            next(iter(model.stages(small_data())))
+        assert next(iter(model.stages(data))).name == "train"
+
+    def test_pod_has_no_such_task(self) -> None:
+        with pytest.raises(ValueError, match="yes_no is a task of P5 alone"):
+            made(POD, tasks=Tasks(yes_no=1))
+
+
+class TestFreeDecoding:
+    def test_figures_stand_apart(self) -> None:
+        assert made(decoding="free")[0].track == "free"
+        assert made(decoding="free", codes=Sequential(leaky=True))[0].track == "leaky-free"
+
+    @torch.no_grad()
+    def test_strings_that_are_no_item_take_places(self) -> None:
+        model, data = made(decoding="free", num_beams=64)
+        batch = replace(data.request(np.arange(30), back=2), seen=None)
+        written = free_search(model.decoder(batch), model.codes, model.item_tokens, num_beams=64)
+        assert 0 < float(written.invalid_rate.mean()) < 1
+        row, place = next((r, p) for r, p in (written.items > 0).nonzero().tolist() if p > 0)
+        target = batch.target.clone()
+        target[row] = written.items[row, place]
+        ranks = model.target_ranks(replace(batch, target=target))
+        first = (written.items == target[:, None]).double()
+        wanted = torch.where(first.any(1), first.argmax(1) + 1.0, torch.inf)
+        assert torch.equal(ranks.rank.double(), wanted.double())
+        shown = model.recommend(batch, 5).items
+        for items, strings in zip(shown.tolist(), written.items.tolist(), strict=True):
+            real = list(dict.fromkeys(item for item in strings if item))[:5]
+            assert items == real + [0] * (5 - len(real))
+
+    def test_the_record_says_how_many_on_the_test(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("recbench.fit.request_latency", lambda *_: {})  # of no matter here, and slow
+        recipe = Recipe(samples="prefixes", max_epochs=2, batch_size=256)
+        model = P5(**SIZES | {"decoding": "free", "num_beams": 5, "recipe": recipe})  # type: ignore[arg-type]
+        record = read_run(run(tmp_path, model))
+        assert record.protocol == "loo-full-free"
+        with torch.inference_mode():
+            found = [
+                free_search(model.decoder(batch), model.codes, model.item_tokens, num_beams=5)
+                for batch in small_data().targets("test")
+            ]
+        invalid, repeated = (
+            float(torch.cat(rates).mean())
+            for rates in zip(*((one.invalid_rate, one.duplicate_rate) for one in found), strict=True)
+        )
+        said = (
+            f"free decoding: {invalid:.2%} of the places hold no item, {repeated:.2%} one that has a better"
+        )
+        assert f"{said} place" in record.note.split("; ")
 
 
 class TestPOD:
