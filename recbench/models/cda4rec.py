@@ -73,7 +73,7 @@ class CDA4Rec(Collaborative):
         encoder: reads the history on the device (Eq. 4), and ranks alone without a cloud; SASRec when None.
         graph: the second encoder that plans may choose, over the first one's item table; none when None.
         lm: makes vectors of texts in the cloud (Eq. 1 and 2).
-        slm: writes abstracts on the device; the template does when None, and where it would say too much.
+        device_lm: writes abstracts on the device; the template does when None, and where it would say too much.
         text_dim: S, principal components of the item texts.
         table_from: what the item table begins as: random numbers, or the item texts' components.
         train_encoder: before the fusion, by its own recipe, and fixed then; together with it; or both.
@@ -104,7 +104,7 @@ class CDA4Rec(Collaborative):
         encoder: CausalScorer | None = None,
         graph: SurgeTF | None = None,
         lm: LanguageModelOptions = LanguageModelOptions(name="minilm", max_tokens=128),
-        slm: LanguageModelOptions | None = None,
+        device_lm: LanguageModelOptions | None = None,
         text_dim: int = 128,
         table_from: Literal["random", "text"] = "random",
         train_encoder: TrainEncoder = "before",
@@ -124,7 +124,7 @@ class CDA4Rec(Collaborative):
                 f"recipe.samples must be prefixes, got {recipe.samples}: every sample has a plan of its own"
             )
         self.encoder, self.graph = encoder or SASRec(), graph
-        self.lm_options, self.slm_options = lm, slm
+        self.lm_options, self.device_lm_options = lm, device_lm
         self.text_dim, self.table_from = text_dim, table_from
         self.train_encoder, self.scope = train_encoder, scope
         self.planner = planner or RulePlanner()
@@ -246,9 +246,9 @@ class CDA4Rec(Collaborative):
 
     def _make_abstracter(self, catalog: Catalog) -> Abstracter:
         self.words = ItemWords.of(catalog, groups=self.offer.tags)
-        if self.slm_options is None:
+        if self.device_lm_options is None:
             return TemplateAbstracter(self.words)
-        self.slm = LanguageModel(self.slm_options)
+        self.slm = LanguageModel(self.device_lm_options)
         return LanguageAbstracter(self.slm, self.words, LeakDetector.of(catalog, groups=self.offer.tags))
 
     def _states(self, batch: SequenceBatch) -> Tensor:

@@ -293,7 +293,7 @@ def test_it_recommends_as_any_method(setting: Setting) -> None:
 
 
 def test_a_language_model_on_the_device_writes_what_is_safe(setting: Setting, batch: SequenceBatch) -> None:
-    model = cda(setting.lm, slm=setting.lm)
+    model = cda(setting.lm, device_lm=setting.lm)
     model.build(setting.data.catalog)
     asked = model.device_side().ask(batch, [""] * len(batch))
     assert len(asked) == len(batch)
