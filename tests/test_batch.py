@@ -34,6 +34,13 @@ class TestLag:
         assert lagged.times is not None
         assert lagged.times.tolist() == [[0, 30], [50, 51]]
 
+    def test_every_user_may_lack_another_number(self, batch: SequenceBatch) -> None:
+        found = batch.without_newest(torch.tensor([3, 1]))
+        assert found.history.tolist() == [[0, 0, 0, 0], [0, 5, 6, 5]]
+        assert found.times is not None
+        assert found.times.tolist() == [[0, 0, 0, 0], [0, 50, 51, 52]]
+        assert found.target is batch.target
+
     def test_what_is_not_history_stays(self, batch: SequenceBatch) -> None:
         lagged = batch.lagged(3)
         assert lagged.users is batch.users

@@ -70,6 +70,21 @@ class SequenceBatch:
         """(B, L): the item that follows each position of the history; the last one is the target."""
         return torch.cat([self.history[:, 1:], self.target[:, None]], dim=1)
 
+    def without_newest(self, num_items: Tensor) -> SequenceBatch:
+        """`lagged` by another number for every user: what is left is right-aligned, as wide as before.
+
+        Args:
+            num_items: (B,) 0 or more interactions.
+        """
+        length = self.history.shape[1]
+        source = torch.arange(length, device=self.history.device) - num_items[:, None]
+
+        def moved(values: Tensor) -> Tensor:
+            return values.gather(1, source.clamp_min(0)).masked_fill(source < 0, PAD)
+
+        times = None if self.times is None else moved(self.times)
+        return dataclasses.replace(self, history=moved(self.history), times=times)
+
     def lagged(self, num_items: int) -> SequenceBatch:
         """What a cloud saw `num_items` interactions ago: the newest items are gone, the target stays.
 

@@ -6,7 +6,7 @@ B users.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,6 +27,18 @@ class Ranker(Protocol):
 
     def target_ranks(self, batch: SequenceBatch) -> TargetRanks:
         """Where each target comes."""
+
+
+class Ages(NamedTuple):
+    """How old replies are.
+
+    Args:
+        items: (B,) interactions since each was asked for; 0 where it has just come.
+        seconds: (B,) since then; 0 where the data has no times.
+    """
+
+    items: NDArray[np.int64]
+    seconds: NDArray[np.float64]
 
 
 class Brain(ABC):
@@ -55,6 +67,10 @@ class Brain(ABC):
     @abstractmethod
     def together(self, batch: SequenceBatch, replies: Sequence[Any]) -> Ranker:
         """Ranks with a reply for each of the users, fresh or cached."""
+
+    def dated(self, ages: Ages) -> Self:  # noqa: ARG002
+        """The same, for replies of these ages; a method to which age means something keeps them."""
+        return self
 
     def need(self, batch: SequenceBatch, replies: Sequence[Any]) -> NDArray[np.float64]:  # noqa: ARG002
         """(B,) how much a fresh reply is needed in place of these cached ones; higher is more."""

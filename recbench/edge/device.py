@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from recbench.edge.answer import Answer, Part, take
+from recbench.edge.brain import Ages
 from recbench.edge.cache import Cache, Entry
 from recbench.edge.link import Gate
 from recbench.edge.messages import Failure, MessageError, Reply, answers, checksum, decode, encode
@@ -82,7 +83,8 @@ class Device:
         moment = _Moment.of(batch)
         held = self._held(moment)
         state = self._state(batch, moment, held)
-        asked, lag_items = self.policy.decide(state), state.lag_items.copy()
+        asked = self.policy.decide(state)
+        lag_items, lag_s = state.lag_items.copy(), state.lag_s.copy()
         replies: list[Reply | None] = [entry.reply if entry else None for entry in held]
         source: list[Source] = ["device" if entry is None else "cache" for entry in held]
         wait_ms = np.zeros(len(batch))
@@ -91,9 +93,10 @@ class Device:
             fresh, wait_ms[rows] = self._fetch(take(batch, rows), moment.of_rows(rows))
             for row, reply in zip(rows.tolist(), fresh, strict=True):
                 if reply is not None:
-                    replies[row], source[row], lag_items[row] = reply, "cloud", 0
+                    replies[row], source[row], lag_items[row], lag_s[row] = reply, "cloud", 0, 0
         self.outcomes.update(source)
-        return Answer(self._parts(batch, replies), tuple(source), lag_items, wait_ms, asked)
+        parts = self._parts(batch, replies, Ages(lag_items, lag_s))
+        return Answer(parts, tuple(source), lag_items, wait_ms, asked)
 
     def refresh(self, batch: SequenceBatch) -> None:
         """Ask for every user and keep what comes, without answering anybody."""
@@ -117,7 +120,8 @@ class Device:
             needs = np.full(len(held), np.nan)
             if entries:
                 known = take(batch, np.flatnonzero(has))
-                needs[has] = self.brain.need(known, [entry.reply for entry in entries])
+                brain = self.brain.dated(Ages(lag_items[has], lag_s[has]))
+                needs[has] = brain.need(known, [entry.reply for entry in entries])
             return needs
 
         return State(moment.users, moment.counts, lag_items, lag_s, score)
@@ -194,13 +198,14 @@ class Device:
             self.outcomes["skewed"] += 1
         return None
 
-    def _parts(self, batch: SequenceBatch, replies: list[Reply | None]) -> tuple[Part, ...]:
+    def _parts(self, batch: SequenceBatch, replies: list[Reply | None], ages: Ages) -> tuple[Part, ...]:
         has = np.array([reply is not None for reply in replies])
         known = [reply for reply in replies if reply is not None]
         parts = []
         if len(rows := np.flatnonzero(has)):
             users = take(batch, rows)
-            parts.append(Part(rows, users, self.brain.together(users, known)))
+            brain = self.brain.dated(Ages(ages.items[rows], ages.seconds[rows]))
+            parts.append(Part(rows, users, brain.together(users, known)))
         if len(rows := np.flatnonzero(~has)):
             users = take(batch, rows)
             parts.append(Part(rows, users, self.brain.alone(users)))

@@ -62,6 +62,10 @@ class Boundary:
         at_least(-1, lag=self.lag)
         read_trace(self.network)
 
+    def earlier(self, batch: SequenceBatch) -> SequenceBatch:
+        """What the cache's answers were asked for with."""
+        return batch.lagged(self.lag)
+
 
 class Collaborative(Recommender):
     """A method whose device asks a cloud.
@@ -154,7 +158,7 @@ class Collaborative(Recommender):
         start = time.perf_counter()
         device.cache.clear()
         if self.boundary.lag >= 0:
-            earlier.refresh(batch.lagged(self.boundary.lag))
+            earlier.refresh(self.boundary.earlier(batch))
         self._filling_s, self._cloud_s = time.perf_counter() - start, cloud.cloud_s
         found = device.answer(batch)
         self._wait_ms = float(found.wait_ms.mean())
