@@ -8,7 +8,7 @@ abstract that gives something away is replaced by the template. How often is cou
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from recbench.edge.abstract import (
     MAX_TEXT,
@@ -58,6 +58,8 @@ class LanguagePlanner(Planner):
         batch_size: requests at once.
     """
 
+    system: ClassVar[str] = _PLANNER
+
     def __init__(
         self,
         *,
@@ -99,7 +101,7 @@ class LanguagePlanner(Planner):
         processors = [JsonGrammar(self.lm.tokens, plan_schema(offer))] if self.constrained else []
         return self.lm.generate(
             [plan_prompt(abstract, offer) for abstract in asked],
-            system=_PLANNER,
+            system=self.system,
             max_new_tokens=self.max_new_tokens,
             temperature=temperature,
             batch_size=self.batch_size,
@@ -176,6 +178,8 @@ class LanguageAbstracter(Abstracter):
         batch_size: users at once; on a device there is one.
     """
 
+    system: ClassVar[str] = _ABSTRACTER
+
     def __init__(
         self,
         lm: LanguageModel,
@@ -200,13 +204,13 @@ class LanguageAbstracter(Abstracter):
             for past, text, spare in zip(pasts, written, safe, strict=True)
         ]
 
-    def write(self, pasts: Sequence[Past], *, seed: int = 0) -> list[str]:
-        """What the model says of each, unchecked."""
+    def write(self, pasts: Sequence[Past], *, seed: int = 0, temperature: float | None = None) -> list[str]:
+        """What the model says of each, unchecked; at its own temperature unless another is given."""
         return self.lm.generate(
             [self.prompt(past) for past in pasts],
-            system=_ABSTRACTER,
+            system=self.system,
             max_new_tokens=self.max_new_tokens,
-            temperature=self.temperature,
+            temperature=self.temperature if temperature is None else temperature,
             seed=seed,
             batch_size=self.batch_size,
         )

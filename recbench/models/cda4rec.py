@@ -26,13 +26,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - PyTorch's own name for it
 from torch import nn
 
 from recbench.data.tag_groups import tag_groups
 from recbench.edge.abstract import Abstracter, ItemWords, TemplateAbstracter
-from recbench.edge.agents import LanguageAbstracter
+from recbench.edge.adapting import AdapterTraining, abstract_lessons, learn
+from recbench.edge.agents import LanguageAbstracter, LanguagePlanner
 from recbench.edge.cloud import Cloud
 from recbench.edge.leaks import LeakDetector
 from recbench.edge.messages import Abstract
@@ -73,7 +75,8 @@ class CDA4Rec(Collaborative):
         encoder: reads the history on the device (Eq. 4), and ranks alone without a cloud; SASRec when None.
         graph: the second encoder that plans may choose, over the first one's item table; none when None.
         lm: makes vectors of texts in the cloud (Eq. 1 and 2).
-        device_lm: writes abstracts on the device; the template does when None, and where it would say too much.
+        device_lm: writes abstracts on the device; the template does when None, and where it says too much.
+        adapters: how the device's language model learns to write them; by a planner that is a language model.
         text_dim: S, principal components of the item texts.
         table_from: what the item table begins as: random numbers, or the item texts' components.
         train_encoder: before the fusion, by its own recipe, and fixed then; together with it; or both.
@@ -105,6 +108,7 @@ class CDA4Rec(Collaborative):
         graph: SurgeTF | None = None,
         lm: LanguageModelOptions = LanguageModelOptions(name="minilm", max_tokens=128),
         device_lm: LanguageModelOptions | None = None,
+        adapters: AdapterTraining = AdapterTraining(),
         text_dim: int = 128,
         table_from: Literal["random", "text"] = "random",
         train_encoder: TrainEncoder = "before",
@@ -125,7 +129,14 @@ class CDA4Rec(Collaborative):
             )
         self.encoder, self.graph = encoder or SASRec(), graph
         self.lm_options, self.device_lm_options = lm, device_lm
-        self.text_dim, self.table_from = text_dim, table_from
+        self.text_dim, self.table_from, self.adapters = text_dim, table_from, adapters
+        if adapters.num_users and not (
+            device_lm and device_lm.lora.rank and isinstance(planner, LanguagePlanner)
+        ):
+            raise ValueError(
+                "adapters.num_users needs a device_lm with lora.rank above 0, and planner LanguagePlanner to "
+                "judge what it writes"
+            )
         self.train_encoder, self.scope = train_encoder, scope
         self.planner = planner or RulePlanner()
         self.sizes, self.tag_counts, self.max_groups = sizes, tag_counts, max_groups
@@ -169,6 +180,8 @@ class CDA4Rec(Collaborative):
         if self.graph is not None:
             self.encoder.items.requires_grad_(False)
             yield from (replace(stage, name=_named("graph", stage)) for stage in self.graph.stages(data))
+        if self.adapters.num_users:
+            yield Stage("adapt", self, data, solve=lambda: self._adapt(data))
         yield Stage("abstract", self, data, solve=lambda: self._keep(data))
         self.encoder.requires_grad_(self.train_encoder != "before")
         shown = data.newest(1) if self.train_encoder == "before" else data
@@ -268,6 +281,16 @@ class CDA4Rec(Collaborative):
         table = self.encoder.items.weight
         vectors = self.projection(self.lm.embed(item_texts(catalog)))[:, : table.shape[1]]
         table[1:, : vectors.shape[1]] = whitened(vectors, scale=_TABLE_DEVIATION)
+
+    def _adapt(self, data: InteractionData) -> None:
+        """Teach the device's language model on the newest training moments of some users (Eq. 8)."""
+        assert isinstance(self.abstracter, LanguageAbstracter)
+        assert isinstance(self.planner, LanguagePlanner)
+        users, positions = data.moments(1)
+        rows = np.random.default_rng(0).permutation(len(users))[: self.adapters.num_users]
+        pasts = [one.reveal() for one in pasts_of(data.moment(users[rows], positions[rows]))]
+        lessons = abstract_lessons(self.abstracter, self.planner, pasts, self.offer, self.adapters)
+        learn(self.abstracter.lm, lessons, self.adapters, system=self.abstracter.system)
 
     def _keep(self, data: InteractionData) -> None:
         """What abstracts and plans of the newest training moment say."""

@@ -15,6 +15,7 @@ from small import small_data
 from tiny_lm import llama
 
 from recbench.edge.abstract import Abstracted
+from recbench.edge.adapting import AdapterTraining
 from recbench.edge.auditor import Auditor, PrivacyError
 from recbench.edge.messages import Abstract, Plan, decode, encode
 from recbench.edge.planner import FixedPlanner, RulePlanner
@@ -284,6 +285,11 @@ class TestTraining:
     def test_samples_must_be_prefixes(self, setting: Setting) -> None:
         with pytest.raises(ValueError, match="must be prefixes, got positions"):
             cda(setting.lm, recipe=Recipe())
+
+
+def test_adapters_need_somebody_to_judge(setting: Setting) -> None:
+    with pytest.raises(ValueError, match=r"needs a device_lm with lora.rank above 0, and planner"):
+        cda(setting.lm, device_lm=setting.lm, adapters=AdapterTraining(num_users=3))
 
 
 def test_it_recommends_as_any_method(setting: Setting) -> None:
