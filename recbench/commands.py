@@ -145,16 +145,18 @@ def export(
     *,
     to: Literal["onnx"] = "onnx",
     int8: bool = False,
+    shard: int = 0,
     out: Path | None = None,
     k: int = 10,
     users: int = 1000,
 ) -> Table:
-    """Write what a device needs of a saved run as one file, check it against torch, and time it.
+    """Write what a device needs of a saved run, check it against torch, and time it.
 
     Args:
         run: folder of a finished run, such as runs/demo-sasrec-0-1a2b3c4d.
         to: format of the file.
         int8: also write matrices as small integers, to a second file.
+        shard: write the item table in shards of so many rows beside the file; 0 for all of it in the file.
         out: the file; device.onnx in the run's folder unless given.
         k: how many items it recommends.
         users: how many are compared.
@@ -163,11 +165,12 @@ def export(
     _check_request(data.catalog, data.prepared.name, user=0, k=k)
     if users < 1:
         raise UsageError(f"--users {users}: compare at least one")
+    from recbench.export import Form
     from recbench.export import export as write
     from recbench.figures import export_table
 
     file = out or run / f"device.{to}"
-    found = write(model, data, file, int8=int8, k=k, num_users=users)
+    found = write(model, data, file, form=Form(int8=int8, shard=shard, k=k), num_users=users)
     return export_table(f"{run.name} on the device, one user at a time", found, file, k=k)
 
 

@@ -98,7 +98,9 @@ def num_bytes(module: nn.Module) -> int:
     named = module.named_modules(remove_duplicate=False)
     inside = tuple(f"{name}." if name else "" for name, part in named if isinstance(part, LanguageModel))
     state = module.state_dict(keep_vars=True)  # so that weights with two names are told by what they are
-    plain = {id(tensor): tensor for name, tensor in state.items() if not name.startswith(inside)}
+    plain: dict[int, Tensor] = {
+        id(tensor): tensor for name, tensor in state.items() if not name.startswith(inside)
+    }
     return sum(tensor.nbytes for tensor in plain.values()) + sum(
         map(lm_sizes.num_bytes, _language_models(module))
     )

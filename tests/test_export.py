@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,8 +12,13 @@ from small import run_folder, small_data, small_model
 
 from recbench import models
 from recbench.cli import main
+from recbench.edge import lists
+from recbench.edge.messages import decode, encode
 from recbench.errors import DataError, UsageError
-from recbench.export import DeviceNet, _compare, export
+from recbench.export import Form, export
+from recbench.export.card import KEY
+from recbench.export.check import compare
+from recbench.export.nets import DeviceNet
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,9 +32,12 @@ USERS = np.arange(40)
 
 def built(name: str, **options: Any) -> Recommender:
     """A method with random weights, larger than a fresh one's, so that places count and lists differ."""
+    return stirred(small_model(getattr(models, name), **options))
+
+
+def stirred(model: Recommender) -> Recommender:
     data = small_data()
     torch.manual_seed(0)
-    model = small_model(getattr(models, name), **options)
     model.build(data.catalog)
     next(iter(model.stages(data)))
     with torch.no_grad():
@@ -101,6 +110,114 @@ def test_weights_from_the_cloud_are_inputs(tmp_path: Path) -> None:
         torch.testing.assert_close(scores, alone.scores, rtol=1e-4, atol=1e-4)
 
 
+def reranking() -> models.LSC4Rec:
+    """LSC4Rec with random weights, a third of the cloud, and devices that ask from 6.5 places on."""
+    cloud, device = small_model(models.CodeLM, num_beams=20), small_model(models.GRU4Rec)
+    model = models.LSC4Rec(cloud=cloud, device=device, num_listed=20, budget=0.2)
+    stirred(model)
+    with torch.no_grad():
+        model.alpha.fill_(1 / 3)
+        model.limit.fill_(6.5)
+    model.cross(model.boundary)
+    return model
+
+
+@pytest.fixture(scope="module")
+def of_lists(tmp_path_factory: pytest.TempPathFactory) -> tuple[models.LSC4Rec, Path]:
+    model, file = reranking(), tmp_path_factory.mktemp("lists") / "device.onnx"
+    export(model, small_data(), file, form=Form(shard=16), num_users=20)
+    return model, file
+
+
+@torch.inference_mode()
+def test_a_second_graph_ranks_a_list_and_decides_whether_to_ask(of_lists: Any) -> None:
+    import onnxruntime
+
+    model, file = of_lists
+    data = small_data()
+    batch, older = data.request(USERS), data.request(USERS, back=3)
+    brain = model.device_side()
+    frames = [encode(question) for question in brain.ask(older, [""] * len(USERS))]
+    replies = [decode(frame) for frame in model.cloud_side().handle(frames)]
+    wanted = brain.together(batch, replies).recommend(batch, 10)
+    need = inconsistency_by_hand(model, batch, replies)
+    torch.testing.assert_close(torch.from_numpy(brain.need(batch, replies)), need)
+    session = onnxruntime.InferenceSession(file.with_suffix(".list.onnx"))
+    names = [value.name for value in session.get_inputs()]
+    listed, theirs = lists.stacked(replies)
+    assert {"history", "listed", "listed_scores"} <= set(names)
+    history = torch.nn.functional.pad(batch.history, (data.max_len - batch.history.shape[1], 0))
+    given = {"history": history, "listed": listed, "listed_scores": theirs}
+    feeds = [{name: given[name][i : i + 1].numpy() for name in names} for i in range(len(USERS))]
+    outputs = zip(*(session.run(None, feed) for feed in feeds), strict=True)
+    items, scores, needs, asks = (torch.from_numpy(np.concatenate(output)) for output in outputs)
+    torch.testing.assert_close(scores, wanted.scores, rtol=1e-4, atol=1e-4)
+    assert (items == wanted.items).float().mean() > 0.99  # but for ties
+    torch.testing.assert_close(needs, need.float(), rtol=0, atol=1e-4)
+    assert asks.tolist() == (need >= 6.5).tolist()
+    assert 0 < asks.sum() < len(USERS)  # a list in random order moves by (20 - 1 / 20) / 3 = 6.65
+
+
+def inconsistency_by_hand(model: models.LSC4Rec, batch: SequenceBatch, replies: Any) -> torch.Tensor:
+    """Eq. 11, one user and one item at a time."""
+    means = []
+    for i, reply in enumerate(replies):
+        items = torch.tensor(reply.items.tolist())[None]
+        own = model.device_model.score(batch.rows(slice(i, i + 1)), items)[0].tolist()
+        order = sorted(range(len(own)), key=lambda place: -own[place])
+        means.append(sum(abs(order.index(place) - place) for place in range(len(own))) / len(own))
+    return torch.tensor(means, dtype=torch.float64)
+
+
+def test_the_card_says_when_to_ask_and_whom_to_believe(of_lists: Any) -> None:
+    import onnx
+
+    model, file = of_lists
+    for path in (file, file.with_suffix(".list.onnx")):
+        (prop,) = onnx.load(path, load_external_data=False).metadata_props
+        assert prop.key == KEY
+        assert json.loads(prop.value) == {
+            "method": "LSC4Rec",
+            "data": small_data().prepared.name,
+            "catalog": model.version,
+            "num_items": 60,
+            "max_len": small_data().max_len,
+            "k": 10,
+            "version": model.device_side().version,
+            "expects": "Candidates",
+            "policy": {"name": "Threshold", "threshold": 6.5},
+            "deadline_ms": 1000.0,
+            "num_tries": 1,
+            "num_listed": 20,
+        }
+
+
+def test_shards_are_the_rows_of_the_item_table_and_the_same_for_everybody(of_lists: Any) -> None:
+    model, file = of_lists
+    shards = sorted(file.parent.glob("device.items-*.bin"))
+    assert [path.name for path in shards] == [f"device.items-000{number}.bin" for number in range(4)]
+    table = model.device_model.items.weight.detach().numpy()
+    sizes = [path.stat().st_size for path in shards]
+    assert sizes[0] == sizes[1] == sizes[2] > sizes[3]  # 61 rows by 16
+    for number, path in enumerate(shards):
+        rows = table[16 * number : 16 * (number + 1)]
+        content = path.read_bytes()
+        assert rows.tobytes() in content or np.ascontiguousarray(rows.T).tobytes() in content
+    graph = file.read_bytes()
+    assert table[1].tobytes() not in graph  # it is there and nowhere else
+
+
+def test_a_device_that_learns_its_weights_is_refused(tmp_path: Path) -> None:
+    model = built("DCCL", base=small_model(models.GRU4Rec), rank=0, num_rounds=0)
+    with pytest.raises(UsageError, match=r"DCCL cannot be exported: .* learns them"):
+        export(model, small_data(), tmp_path / "device.onnx", num_users=5)
+
+
+def test_a_shard_has_rows() -> None:
+    with pytest.raises(UsageError, match="--shard -1: rows of a shard"):
+        Form(shard=-1)
+
+
 class Fixed(models.Popularity):
     def score(self, batch: SequenceBatch, items: torch.Tensor | None = None) -> torch.Tensor:  # noqa: ARG002
         return torch.tensor([[0.0, 5, 4, 3, 3, 1]]).repeat(len(batch), 1)
@@ -126,7 +243,8 @@ class TestComparison:
     )
     def test_lists_are_compared_place_by_place(self, found: list[int], is_same: bool, overlap: float) -> None:
         net = DeviceNet(Fixed(), ["history"], k=3)
-        same, shared = _compare(net, {"history": torch.ones(1, 4, dtype=torch.int64)}, torch.tensor([found]))
+        asked = {"history": torch.ones(1, 4, dtype=torch.int64)}
+        same, shared = compare(net, asked, {"items": torch.tensor([found])})
         assert same.tolist() == [is_same]
         assert shared.tolist() == pytest.approx([overlap])
 
@@ -134,7 +252,7 @@ class TestComparison:
         model, data = models.Popularity(), small_data()
         model.build(data.catalog)
         nobody = torch.zeros(20, dtype=torch.bool), torch.zeros(20)
-        monkeypatch.setattr("recbench.export._compare", lambda *_: nobody)
+        monkeypatch.setattr("recbench.export.check.compare", lambda *_: nobody)
         with pytest.raises(DataError, match=r"for 0\.00% of 20 users"):
             export(model, data, tmp_path / "device.onnx", num_users=20)
 

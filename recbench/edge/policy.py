@@ -52,6 +52,11 @@ class Policy(ABC):
     def decide(self, state: State) -> NDArray[np.bool_]:
         """(B,) whether each user's device asks the cloud now."""
 
+    def described(self) -> dict[str, str | float]:
+        """Its name and its settings that are numbers or words: what another device decides alike by."""
+        plain = {name: value for name, value in vars(self).items() if isinstance(value, int | float | str)}
+        return {"name": type(self).__name__} | plain
+
 
 class Always(Policy):
     """Every request goes to the cloud."""

@@ -30,7 +30,7 @@ import torch
 
 from recbench.edge.cloud import Cloud, Lister
 from recbench.edge.messages import History
-from recbench.edge.policy import Never, Policy, check_budget, threshold_at
+from recbench.edge.policy import Never, Policy, Threshold, check_budget, threshold_at
 from recbench.edge.reranker import OwnSteps, Reranker
 from recbench.models.base import Paper, Recipe, Recommender, Scorer, Stage, at_least
 from recbench.models.collaborative import Boundary, Collaborative
@@ -292,3 +292,7 @@ class AtLimit(Policy):
     def decide(self, state: State) -> NDArray[np.bool_]:
         """By the score."""
         return state.is_empty | (state.score() >= self.limit())
+
+    def described(self) -> dict[str, str | float]:
+        """As the threshold that was found."""
+        return Threshold(threshold=self.limit()).described()

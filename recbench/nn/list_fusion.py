@@ -88,6 +88,10 @@ def inconsistency(items: Tensor, own: Tensor) -> Tensor:
         own: (B, C) the device's scores.
     """
     is_real = items != 0
-    order = own.masked_fill(~is_real, -torch.inf).argsort(dim=1, descending=True, stable=True)
-    moved = (order.argsort(dim=1) - torch.arange(items.shape[1], device=items.device)).abs()
+    own = own.masked_fill(~is_real, -torch.inf)
+    place = torch.arange(items.shape[1], device=items.device)
+    # counted instead of sorted: (B, C, C) is little for a list, and no graph format has a stable sort
+    is_above = own[:, None, :] > own[:, :, None]
+    is_above |= (own[:, None, :] == own[:, :, None]) & (place < place[:, None])
+    moved = (is_above.sum(2) - place).abs()
     return (moved * is_real).sum(1).double() / is_real.sum(1).clamp(min=1)
