@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
+import subprocess
+import sys
+import time
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,7 +25,6 @@ from recbench.workers import train_beside
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 SERIAL = TrainerOptions(threads=1)
 AT_ONCE = TrainerOptions(threads=1, workers=2)
@@ -83,6 +87,39 @@ def test_a_worker_that_fails_ends_the_run_with_its_message(
     with pytest.raises(kind, match=message):
         train_beside(stages, tmp_path, TrainerOptions(threads=1), seed=0, resume=False)
     assert list(tmp_path.iterdir()) == []
+
+
+def hold(lock: Path) -> None:
+    """Train for a minute, holding a lock that ends with the process."""
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        lock.with_name("lock.held").touch()
+        time.sleep(60)
+
+
+def train_long(folder: str) -> None:
+    """What the process does that is killed below."""
+    data, model = small_data(), Popularity()
+    model.build(data.catalog)
+    stage = Stage("long", model, data, solve=partial(hold, Path(folder) / "lock"))
+    train_beside([stage], Path(folder), TrainerOptions(threads=1), seed=0, resume=False)
+
+
+def test_a_killed_run_takes_its_workers_along(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); "
+        "from test_workers import train_long; train_long(sys.argv[2])"
+    )
+    run = subprocess.Popen([sys.executable, "-c", code, str(Path(__file__).parent), str(tmp_path)])
+    while not (tmp_path / "lock.held").exists():
+        assert run.poll() is None
+        time.sleep(0.05)
+    run.kill()
+    run.wait()
+    with (tmp_path / "lock").open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # waits for the worker's end: far less than its minute
+        assert time.time() - (tmp_path / "lock.held").stat().st_mtime < 45
+    assert not (tmp_path / "long.ckpt").exists()
 
 
 def test_what_is_finished_starts_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

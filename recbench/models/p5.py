@@ -8,12 +8,12 @@ which the data file walks through its users, test items included, and so tell th
 from the last item (`codes: Sequential` with `leaky: true` is that, kept apart on the leaderboard). Numbers of
 words are there when an item is written as they are in training. A search writes real items alone, each once,
 unless `decoding` is free. Of the tasks those that recommend are here: ratings, reviews and explanations need
-the text of reviews, and their random split shows test pairs in training. Templates are our own words. A batch has one task and one template,
-so that no prompt is padded to another's length; the loss is the mean over a target's tokens, then over users.
-Negatives of the candidate tasks are uniform items other than the target. A question that is answered yes or
-no has these two answers alone, where theirs compete with all words; half of those in training are about the
-target. Where it is trained, candidates are ranked by it: a prompt per candidate, which is what did best of
-their ways.
+the text of reviews, and their random split shows test pairs in training. Templates are our own words. A batch
+has one task and one template, so that no prompt is padded to another's length; the loss is the mean over a
+target's tokens, then over users. Negatives of the candidate tasks are uniform items other than the target. A
+question that is answered yes or no has these two answers alone, where theirs compete with all words; half of
+those in training are about the target. Where it is trained, candidates are ranked by it: a prompt per
+candidate, which is what did best of their ways.
 B users, L history, S prompt tokens, T codes of an item, C candidates, V code vocabulary, D width, M pairs of
 user and item.
 """
