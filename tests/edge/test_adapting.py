@@ -1,4 +1,4 @@
-"""Adapters: the best abstract by the planner's own likelihood is what is learnt, and learning lowers the loss."""
+"""Adapters: the best abstract by the planner's own likelihood is learnt, and learning lowers the loss."""
 
 from __future__ import annotations
 
