@@ -37,15 +37,26 @@ WITHOUT_TORCH += ["weights", "carried", "doctor", "nn.lm_options"]
 WITHOUT_TORCH += [f"data.{name}" for name in ("raw", "sources", "prepare", "synthetic", "audit")]
 SHARED = {
     f"models.{name}"
-    for name in ("base", "causal", "collaborative", "generator", "on_lists", "patched", "personal")
+    for name in (
+        "base",
+        "causal",
+        "collaborative",
+        "generator",
+        "kept_texts",
+        "on_lists",
+        "patched",
+        "personal",
+    )
 }  # no methods themselves
 MADE_OF = {  # methods that their papers make of other methods
+    "models.cda4rec": {"models.sasrec", "models.surge_tf"},
     "models.pod": {"models.p5"},
     "models.dccl": {"models.sasrec"},
     "models.duet": {"models.din", "models.sasrec"},
     "models.personal": {"models.din"},
     "models.l3rec": {"models.multvae", "models.pod"},
     "models.lsc4rec": {"models.p5", "models.sasrec"},
+    "models.scalrec": {"models.sasrec"},
 }
 WITHOUT_TORCH += [
     f"edge.{name}" for name in ("messages", "privacy", "link", "network", "faults", "cache", "policy")

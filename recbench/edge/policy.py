@@ -127,6 +127,25 @@ class Threshold(Policy):
         return state.is_empty | (state.score() >= self.threshold)
 
 
+class AtLimit(Policy):
+    """Where the measure is as high as a limit that is known once training is over, or nothing is cached.
+
+    Args:
+        limit: says how high.
+    """
+
+    def __init__(self, limit: Callable[[], float]) -> None:
+        self.limit = limit
+
+    def decide(self, state: State) -> NDArray[np.bool_]:
+        """By the score."""
+        return state.is_empty | (state.score() >= self.limit())
+
+    def described(self) -> dict[str, str | float]:
+        """As the threshold that was found."""
+        return Threshold(threshold=self.limit()).described()
+
+
 def threshold_at(scores: NDArray[np.float64], budget: float) -> float:
     """The threshold by which at most `budget` of `scores` ask, and with the least left of it.
 

@@ -26,6 +26,7 @@ from recbench.models.pod import POD
 from recbench.models.popularity import Popularity
 from recbench.models.s3rec import S3Rec
 from recbench.models.sasrec import SASRec
+from recbench.models.scalrec import SCaLRec
 from recbench.models.surge import Surge
 from recbench.models.surge_tf import SurgeTF
 
@@ -56,6 +57,7 @@ __all__ = [
     "Popularity",
     "S3Rec",
     "SASRec",
+    "SCaLRec",
     "Surge",
     "SurgeTF",
 ]

@@ -30,7 +30,7 @@ import torch
 
 from recbench.edge.cloud import Cloud, Lister
 from recbench.edge.messages import History
-from recbench.edge.policy import Never, Policy, Threshold, check_budget, threshold_at
+from recbench.edge.policy import AtLimit, Never, check_budget, threshold_at
 from recbench.edge.reranker import OwnSteps, Reranker
 from recbench.models.base import Paper, Recipe, Recommender, Scorer, Stage, at_least
 from recbench.models.collaborative import Boundary, Collaborative
@@ -41,15 +41,12 @@ from recbench.models.sasrec import SASRec
 from recbench.nn.list_fusion import ListFusion, check_fusion, inconsistency
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-    import numpy as np
-    from numpy.typing import NDArray
     from torch import Tensor, nn
 
     from recbench.data.catalog import Catalog
     from recbench.data.module import InteractionData
-    from recbench.edge.policy import State
 
 _NOT_KNOWN = -1.0  # in a table of numbers that are 0 or more
 
@@ -277,22 +274,3 @@ class LSC4Rec(Collaborative):
         self.recall.fill_(torch.cat(hits).float().mean())
         self.limit.fill_(self.threshold(self.budget))
         self._sides = None  # made of another share, if at all
-
-
-class AtLimit(Policy):
-    """Where the inconsistency is as high as a limit that is known once training is over, or there is no list.
-
-    Args:
-        limit: says how high.
-    """
-
-    def __init__(self, limit: Callable[[], float]) -> None:
-        self.limit = limit
-
-    def decide(self, state: State) -> NDArray[np.bool_]:
-        """By the score."""
-        return state.is_empty | (state.score() >= self.limit())
-
-    def described(self) -> dict[str, str | float]:
-        """As the threshold that was found."""
-        return Threshold(threshold=self.limit()).described()
