@@ -55,8 +55,8 @@ def small_model(cls: type[Recommender], recipe: Recipe = RECIPE, **options: Any)
     """`cls` at width 8, whatever of the usual sizes it has, trained on the samples it is meant for."""
     known = inspect.signature(cls).parameters
     recipe = replace(recipe, samples=known["recipe"].default.samples)
-    if "base" in known:  # the method stands upon another, trained before it
-        options = {"base": small_model(models.SASRec, replace(RECIPE, max_epochs=1))} | options
+    for part in {"base", "encoder"} & set(known):  # the method stands upon another, trained before it
+        options = {part: small_model(models.SASRec, replace(RECIPE, max_epochs=1))} | options
     return cls(recipe=recipe, **{key: value for key, value in WIDTHS.items() if key in known} | options)
 
 
