@@ -57,6 +57,8 @@ def small_model(cls: type[Recommender], recipe: Recipe = RECIPE, **options: Any)
     recipe = replace(recipe, samples=known["recipe"].default.samples)
     for part in {"base", "encoder"} & set(known):  # the method stands upon another, trained before it
         options = {part: small_model(models.SASRec, replace(RECIPE, max_epochs=1))} | options
+    if "train_encoder" in known:  # else it learns from a sample per user, and the tests count steps
+        options = {"train_encoder": "both"} | options
     return cls(recipe=recipe, **{key: value for key, value in WIDTHS.items() if key in known} | options)
 
 

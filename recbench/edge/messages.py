@@ -46,7 +46,6 @@ Words = Annotated[str, Text(8192)]
 Items = Annotated[NDArray[np.int32], Array("<i4", ndim=1, limit=1 << 20)]
 Scores = Annotated[NDArray[np.float32], Array("<f4", ndim=1, limit=1 << 20)]
 Numbers = Annotated[NDArray[np.float32], Array("<f4", ndim=1, limit=1 << 16)]
-Halves = Annotated[NDArray[np.float16], Array("<f2", ndim=1, limit=1 << 16)]
 Weights = Annotated[dict[str, NDArray[Any]], Tensors()]
 
 
@@ -211,7 +210,7 @@ class Plan(Reply):
 
     code: ClassVar[int] = 19
     text: Words
-    vector: Halves
+    vector: Numbers
     items: Items
 
 

@@ -90,7 +90,7 @@ class PlannedBrain(Brain):
         """Candidates, or everything, by the fused vector (Eq. 5-7)."""
         plans = [read_plan(reply.text, self.offer).plan for reply in replies]
         device = self.items.weight.device
-        semantic = torch.from_numpy(np.stack([reply.vector for reply in replies])).float().to(device)
+        semantic = torch.from_numpy(np.stack([reply.vector for reply in replies])).to(device)
         users = self.fused(batch, plans, semantic)
         if self.scope == "catalogue":
             return ScoredCatalog(users @ self.items.weight.T)

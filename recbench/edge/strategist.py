@@ -55,16 +55,16 @@ class Reader:
 
         Args:
             texts: n of them.
-            anew: whether to read even what is known, so that what is timed is what a request costs.
+            anew: whether to read even what is known and to forget it, so that what is timed is what a request
+                costs.
         """
-        for text in texts if anew else ():
-            self._known.pop(text, None)
-        new = list(dict.fromkeys(text for text in texts if text and text not in self._known))
+        known = {} if anew else self._known
+        new = list(dict.fromkeys(text for text in texts if text and text not in known))
         if new:
             vectors = self.projection(self.encoder.embed(new, is_cached=not anew)).cpu().numpy()
-            self._known.update(zip(new, vectors, strict=True))
+            known.update(zip(new, vectors, strict=True))
         nothing = np.zeros(self.projection.components.shape[1], dtype=np.float32)
-        rows = [self._known[text] if text else nothing for text in texts]
+        rows = [known[text] if text else nothing for text in texts]
         return torch.from_numpy(np.stack(rows)).to(self.projection.mean.device)
 
 
@@ -135,10 +135,10 @@ class Strategist:
         with torch.inference_mode():
             vectors = self.meaning(self.read(abstracts, [plan.alpha for plan in plans]))
             lists = self._lists(vectors, plans, [question.num_items for question in asked])
-        halves = vectors.cpu().numpy().astype(np.float16)
+        said = vectors.float().cpu().numpy()
         return [
             Plan(self.version, plan.text(), vector, items)
-            for plan, vector, items in zip(plans, halves, lists, strict=True)
+            for plan, vector, items in zip(plans, said, lists, strict=True)
         ]
 
     def read(self, abstracts: Sequence[Abstracted], alphas: Sequence[float]) -> Tensor:

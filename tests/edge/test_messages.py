@@ -57,7 +57,7 @@ said: st.SearchStrategy[Message] = st.one_of(
     st.builds(lambda version, both: Candidates(version, *both), texts, lists),
     st.builds(Parameters, texts, weights),
     st.builds(Embedding, texts, numbers),
-    st.builds(Plan, texts, texts, hnp.arrays("<f2", st.integers(0, 20)), items),
+    st.builds(Plan, texts, texts, numbers, items),
     st.builds(Failure, texts, st.floats(allow_nan=False, allow_infinity=False)),
 )
 SMALL = Candidates("v", np.array([7, 3], dtype=np.int32), np.array([0.5, -1], dtype=np.float32))

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from small import small_data
-from tiny_lm import llama
+from tiny_lm import byte_llama
 
 from recbench.edge.abstract import Abstracted
 from recbench.edge.adapting import AdapterTraining
@@ -64,7 +64,7 @@ def taught(model: CDA4Rec, data: InteractionData, folder: Path) -> CDA4Rec:
 
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
-    lm = LanguageModelOptions(name=llama(tmp_path_factory.mktemp("lm")), max_tokens=64)
+    lm = LanguageModelOptions(name=byte_llama(tmp_path_factory.mktemp("lm")), max_tokens=64)
     data = small_data()
     model = cda(lm, planner=RulePlanner(sizes=(20, 20, 5), tag_counts=(4, 4, 2)))
     return Setting(data, taught(model, data, tmp_path_factory.mktemp("stages")), lm)
@@ -95,7 +95,7 @@ class TestFusion:
         table, states = model.encoder.items.weight, model.encoder.newest_of(batch)
         for row, reply in enumerate(replies(setting, batch)):
             beta = json.loads(reply.text)["beta"]
-            semantic = torch.from_numpy(reply.vector.astype(np.float32))
+            semantic = torch.from_numpy(reply.vector.copy())
             user = beta * semantic + (1 - beta) * states[row] / states[row].norm()
             scores = {int(item): float(user @ table[int(item)]) for item in reply.items}
             wanted = sorted(scores, key=scores.__getitem__, reverse=True)[:3]
@@ -122,15 +122,15 @@ class TestFusion:
             assert all(chosen & set(tags[item - 1]) for item in reply.items.tolist())
             reachable = sum(bool(chosen & set(some)) for some in tags)
             assert len(reply.items) == min(plan["size"], reachable)
-            assert abs(float(np.linalg.norm(reply.vector.astype(np.float32))) - 1) < 2e-3
+            assert abs(float(np.linalg.norm(reply.vector.copy())) - 1) < 1e-5
 
     def test_candidates_come_in_the_order_of_equation_3(self, setting: Setting, batch: SequenceBatch) -> None:
         table = setting.model.encoder.items.weight
         for reply in replies(setting, batch):
             scores = table[torch.from_numpy(reply.items.astype(np.int64))] @ torch.from_numpy(
-                reply.vector.astype(np.float32)
+                reply.vector.copy()
             )
-            assert (scores[1:] - scores[:-1]).max() < 1e-3  # the vector has 16 bits here, 32 in the cloud
+            assert (scores[1:] - scores[:-1]).max() < 1e-5
 
     def test_the_query_has_its_share_of_equation_2(self, setting: Setting) -> None:
         strategist = setting.model.strategist()
@@ -156,7 +156,7 @@ class TestFusion:
         fused = beta * semantic + (1 - beta) * F.normalize(model.encoder.newest_of(batch), dim=1)
         logits = model.temperature * fused @ model.encoder.items.weight.T
         wanted = F.cross_entropy(logits[:, 1:], batch.target - 1)
-        torch.testing.assert_close(model.loss(batch), wanted, atol=0, rtol=1e-4)
+        torch.testing.assert_close(model.loss(batch), wanted, atol=0, rtol=1e-3)  # bfloat16
 
     def test_what_is_kept_is_of_before_the_newest_training_item(self, setting: Setting) -> None:
         users, positions = setting.data.moments(1)
@@ -194,8 +194,8 @@ class TestBoundary:
         "change",
         [
             {"text": "no plan"},
-            {"vector": np.ones(3, np.float16)},
-            {"vector": np.full(16, np.nan, np.float16)},
+            {"vector": np.ones(3, np.float32)},
+            {"vector": np.full(16, np.nan, np.float32)},
             {"items": np.array([1, 1], np.int32)},
             {"items": np.array([61], np.int32)},
             {"items": np.empty(0, np.int32)},
