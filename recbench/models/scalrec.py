@@ -31,6 +31,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - PyTorch's own name for it
 from torch import nn
 
+from recbench.data.tag_groups import tag_groups
 from recbench.edge.abstract import ItemWords, TemplateAbstracter
 from recbench.edge.calibrated import CalibratedBrain, Speaker, Trigger, ages_between, needs_of
 from recbench.edge.cloud import Cloud
@@ -90,6 +91,7 @@ class SCaLRec(Collaborative):
         hidden: width of the calibrating attention.
         num_probes: most popular items, by whose order two vectors are compared.
         share: of the cloud's vector, before anything is learnt.
+        max_groups: tag groups at most, whose names a device may say besides the tags of many items.
         lags: interactions that vectors are old in training.
         slack: places by which an old vector may rank the next item lower and count as reliable.
         aligned: weight of the distance between the calibrated vector and the fresh one.
@@ -126,6 +128,7 @@ class SCaLRec(Collaborative):
         hidden: int = 64,
         num_probes: int = 100,
         share: float = 0.2,
+        max_groups: int = 40,
         lags: tuple[int, ...] = (0, 1, 2, 3, 5),
         slack: int = 0,
         aligned: float = 0.5,
@@ -137,12 +140,19 @@ class SCaLRec(Collaborative):
         recipe: Recipe = Recipe(samples="prefixes", max_epochs=10, patience=3),
     ) -> None:
         super().__init__(recipe, boundary=boundary)
-        at_least(1, text_dim=text_dim, num_recent=num_recent, hidden=hidden, num_probes=num_probes)
+        at_least(
+            1,
+            text_dim=text_dim,
+            max_groups=max_groups,
+            num_recent=num_recent,
+            hidden=hidden,
+            num_probes=num_probes,
+        )
         at_least(0, slack=slack, held_back=held_back)
         check_budget(budget)
         _check(recipe, lags, use, trigger, budget)
         self.encoder = encoder or SASRec()
-        self.lm_options, self.text_dim = lm, text_dim
+        self.lm_options, self.text_dim, self.max_groups = lm, text_dim, max_groups
         self.use, self.trigger = use, trigger
         self.num_recent, self.hidden, self.num_probes, self.share = num_recent, hidden, num_probes, share
         self.lags, self.slack, self.aligned, self.estimated = lags, slack, aligned, estimated
@@ -169,7 +179,8 @@ class SCaLRec(Collaborative):
             dim, num_recent=self.num_recent, hidden=self.hidden, use=self.use, share=self.share
         )
         self.scale = nn.Parameter(torch.ones(()))  # of the scores, as they are learnt by
-        self.abstracter = TemplateAbstracter(ItemWords.of(catalog))
+        self.groups = tuple(tag_groups(catalog, max_groups=self.max_groups).members)
+        self.abstracter = TemplateAbstracter(ItemWords.of(catalog, groups=self.groups))
         popular = np.argsort(-catalog.popularity[1:], kind="stable")[: self.num_probes] + 1
         self.register_buffer("probes", torch.from_numpy(popular))
         self.register_buffer("needs", torch.full((catalog.num_users,), _NOT_KNOWN, dtype=torch.float64))
@@ -236,6 +247,10 @@ class SCaLRec(Collaborative):
             trigger=self.trigger,
             version=self._weights_version(),
         )
+
+    def public_words(self) -> tuple[str, ...]:
+        """Names of the tag groups."""
+        return self.groups
 
     def threshold(self, budget: float) -> float:
         """The need from which a device asks, so that `budget` of the validation requests would."""
