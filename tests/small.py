@@ -8,6 +8,7 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import tiny_lm
 import torch
 
 from recbench import models
@@ -15,6 +16,7 @@ from recbench.data.module import InteractionData
 from recbench.data.synthetic import demo
 from recbench.fit import TrainerOptions, fit
 from recbench.models.base import Recipe, Recommender
+from recbench.nn.lm_options import LanguageModelOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,6 +59,8 @@ def small_model(cls: type[Recommender], recipe: Recipe = RECIPE, **options: Any)
     recipe = replace(recipe, samples=known["recipe"].default.samples)
     for part in {"base", "encoder"} & set(known):  # the method stands upon another, trained before it
         options = {part: small_model(models.SASRec, replace(RECIPE, max_epochs=1))} | options
+    if "lm" in known:
+        options = {"lm": LanguageModelOptions(name=tiny_lm.shared(), max_tokens=128)} | options
     if "train_encoder" in known:  # else it learns from a sample per user, and the tests count steps
         options = {"train_encoder": "both"} | options
     return cls(recipe=recipe, **{key: value for key, value in WIDTHS.items() if key in known} | options)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import atexit
+import functools
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
 
 import torch
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 WORDS = [f"w{number}" for number in range(40)]
 TURNS = "{% for turn in messages %}<{{ turn.role }}> {{ turn.content }} {% endfor %}<assistant>"
@@ -94,3 +96,11 @@ def t5(folder: Path) -> str:
     T5ForConditionalGeneration(config).save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     return str(folder)
+
+
+@functools.cache
+def shared() -> str:
+    """The folder of a Llama of bytes, made once for all tests of a process."""
+    folder = Path(tempfile.mkdtemp(prefix="recbench-lm-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return byte_llama(folder)

@@ -6,16 +6,12 @@ of the time is training, so a preset is trained no longer than what it must show
 
 from __future__ import annotations
 
-import atexit
 import copy
 import functools
 import inspect
 import io
 import math
-import shutil
-import tempfile
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -23,7 +19,7 @@ import polars as pl
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
-from tiny_lm import byte_llama
+from tiny_lm import shared
 from torch import Tensor
 
 from recbench import config, models, runs
@@ -36,6 +32,8 @@ from recbench.parse import parse
 from recbench.training import TrainerOptions, train
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from recbench.data.batch import SequenceBatch
     from recbench.data.synthetic import World
 
@@ -88,17 +86,9 @@ def make(preset: str, **overrides: object) -> Recommender:
             if name.partition(".")[0] in known
         ]
         if "lm" in known:
-            wanted.append((f"{prefix}lm.name", language_model()))
+            wanted.append((f"{prefix}lm.name", shared()))
     wanted += SMALL_PARTS.get(CLASSES[preset], {}).items()
     return copy.deepcopy(_parsed(preset, tuple(wanted)))
-
-
-@functools.cache
-def language_model() -> str:
-    """The folder of a tiny one, made once."""
-    folder = Path(tempfile.mkdtemp(prefix="recbench-lm-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return byte_llama(folder)
 
 
 def batch_size(preset: str, option: str) -> dict[str, int]:
