@@ -85,7 +85,7 @@ def versions() -> Iterator[str]:
             wrong.append(f"{needed.name} is missing; fix: pip install '{_plain(needed)}'")
     yield f"versions: {', '.join(dict.fromkeys(found))}"
     yield from (f"versions: {line}" for line in dict.fromkeys(wrong))
-    if missing := [name for name in ("transformers", "peft", "bitsandbytes", "gguf") if not _installed(name)]:
+    if missing := [name for name in ("peft", "bitsandbytes", "gguf") if not _installed(name)]:
         yield f"versions: no {', '.join(missing)}, for language models; fix: {carried.INSTALL}"
 
 

