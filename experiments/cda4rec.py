@@ -3,9 +3,9 @@
     python experiments/cda4rec.py RUN [--sample 200 --lm smollm2-135m] [--cases 20]
 
 Every view is the same weights under another planner, or another scope. What is chosen is chosen on
-validation: the shares of the rule for sparse, moderate and dense histories. The oracle takes the best share of
-every user with hindsight and is no method; it says whether planning can matter. Claims A1 and A4 to A9 are answered by
-paired bootstraps over users against the encoder alone and among plans.
+validation: the shares of the rule for sparse, moderate and dense histories. The oracle takes the best share
+of every user with hindsight and is no method; it says whether planning can matter. Claims A1 and A4 to A9 are
+answered by paired bootstraps over users against the encoder alone and among plans.
 
 With `--sample` a language model writes abstracts and plans for so many users: how many are valid before they
 are mended, how far the plan of an abstract is from that of the raw history, seconds. With `--cases` it prints

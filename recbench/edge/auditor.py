@@ -103,8 +103,9 @@ class Auditor:
 
 def _holds_any(value: object, items: Collection[int]) -> bool:
     """Whether an array of whole numbers has one of `items`."""
-    is_whole = isinstance(value, np.ndarray) and np.issubdtype(value.dtype, np.integer)
-    return is_whole and bool(np.isin(value, list(items)).any())
+    if not isinstance(value, np.ndarray) or not np.issubdtype(value.dtype, np.integer):
+        return False
+    return bool(np.isin(value, list(items)).any())
 
 
 def _spellings(text: str) -> tuple[bytes, ...]:
