@@ -43,8 +43,9 @@ def small_data(*, index_seed: int = 0, **options: Any) -> InteractionData:
     return InteractionData.of(world(index_seed), mask_seen=False, eval_batch_size=64, **options)
 
 
-def steps_per_epoch(samples: Samples = RECIPE.samples) -> int:
-    return len(small_data().batched(RECIPE.batch_size, 0, samples=samples).train_dataloader())
+def steps_per_epoch(samples: Samples = RECIPE.samples, *, newest: int = 0) -> int:
+    data = small_data().newest(newest) if newest else small_data()
+    return len(data.batched(RECIPE.batch_size, 0, samples=samples).train_dataloader())
 
 
 def gradient_methods() -> list[type[Recommender]]:

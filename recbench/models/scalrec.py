@@ -73,7 +73,7 @@ if TYPE_CHECKING:
 
 _USERS_PER_BLOCK = 4096
 LEFT = 2  # interactions that the cloud's vector knows at least, in training
-_NOT_KNOWN = -1.0
+_NOT_KNOWN = -2.0  # of what is 0 or more, and of cosines
 
 
 class SCaLRec(Collaborative):
@@ -114,7 +114,8 @@ class SCaLRec(Collaborative):
     probes: Tensor  # (P,) the most popular items
     needs: Tensor  # (U,) how much each validation request needs a fresh vector
     limit: Tensor  # () the need from which a device asks, if it is a budget that decides
-    judged: Tensor  # (4,) calibration error and area under the curve of the reliability, two cosines
+    judged: Tensor  # (4,) on validation: cosines of old and of calibrated vectors with fresh ones,
+    # calibration error of the reliability and the area under its curve; -2 where there is none
 
     def __init__(
         self,
@@ -185,7 +186,7 @@ class SCaLRec(Collaborative):
         self.register_buffer("probes", torch.from_numpy(popular))
         self.register_buffer("needs", torch.full((catalog.num_users,), _NOT_KNOWN, dtype=torch.float64))
         self.register_buffer("limit", torch.full((), torch.inf, dtype=torch.float64))
-        self.register_buffer("judged", torch.full((4,), torch.nan))
+        self.register_buffer("judged", torch.full((4,), _NOT_KNOWN))
         self._reader = Reader(self.lm, self.projection)
         # apart, in a checkpoint of its own: no part of what is trained
         self._kept = (KeptTexts(catalog.num_users, len(self.lags), self.text_dim),)
@@ -263,9 +264,9 @@ class SCaLRec(Collaborative):
         found = [f"the cloud's vector is {how}" if self.use != "none" else "the cloud's vector is left out"]
         old, new, error, area = self.judged.tolist()
         when = f"on validation, of vectors {self.boundary.lag} interactions old"
-        if np.isfinite(old):
+        if old > _NOT_KNOWN:
             found.append(f"{when}, the cosine with fresh ones is {old:.3f}, once calibrated {new:.3f}")
-        if np.isfinite(error):
+        if error > _NOT_KNOWN:
             found.append(
                 f"{when}, the reliability has a calibration error of {error:.3f} and an area under the curve "
                 f"of {area:.3f}"
@@ -331,7 +332,7 @@ class SCaLRec(Collaborative):
     def _find_limit(self, data: InteractionData) -> None:
         """Judge the parts on validation, and find there from which need on a device asks."""
         self.needs.fill_(_NOT_KNOWN)
-        self.judged.fill_(torch.nan)
+        self.judged.fill_(_NOT_KNOWN)
         if self.boundary.lag >= 1 and self.use != "none":
             self.eval()
             self._judge(data)

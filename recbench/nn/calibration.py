@@ -103,7 +103,8 @@ class Calibrated(NamedTuple):
     def fused(self, state: Tensor) -> Tensor:
         """(B, D) both vectors by their shares, as long as the encoder's (B, D) `state`."""
         mixed = self.share * self.vector + (1 - self.share) * F.normalize(state, dim=-1)
-        return mixed * state.norm(dim=-1, keepdim=True)
+        long: Tensor = mixed * state.norm(dim=-1, keepdim=True)
+        return long
 
 
 def possible_lag(history: Tensor, lag: Tensor, *, num_left: int) -> Tensor:
