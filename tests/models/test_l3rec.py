@@ -12,10 +12,10 @@ import torch
 from recbench.metrics import per_user
 from recbench.models import POD, L3Rec, MultVAE
 from recbench.models.base import Recipe
-from recbench.models.p5 import Tasks
 from recbench.nn.bags import distinct
 from recbench.nn.fusion import fuse
 from recbench.nn.item_codes import Random
+from recbench.nn.prompt_tasks import Tasks
 from tests.small import small_data
 
 if TYPE_CHECKING:
