@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
+from probing import Probe
 from remembering import remember
 
 from recbench import checkpoint, runs
@@ -212,18 +213,6 @@ class Views:
     def everyone(self) -> NDArray[np.int64]:
         """(U,) users in the order of the rows' values."""
         return evaluate(Asked(self.model.device_model, lag=0), self.data).users
-
-
-class Probe(Policy):
-    """Asks nothing, and notes how much everybody would want to."""
-
-    def __init__(self) -> None:
-        self.scores: list[NDArray[np.float64]] = []
-
-    def decide(self, state: State) -> NDArray[np.bool_]:
-        """No."""
-        self.scores.append(state.score())
-        return np.zeros(len(state.users), dtype=bool)
 
 
 def overall(views: Views) -> list[Row]:

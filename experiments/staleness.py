@@ -23,10 +23,11 @@ from xml.sax.saxutils import escape
 
 import numpy as np
 import torch
+from probing import Probe
 from remembering import remember
 
 from recbench import config, runs
-from recbench.edge.policy import Never, Policy, State, Threshold, threshold_at
+from recbench.edge.policy import Never, Threshold, threshold_at
 from recbench.evaluate import evaluate
 from recbench.metrics import bootstrap_means, interval, per_user
 from recbench.models.collaborative import Boundary, Collaborative
@@ -126,18 +127,6 @@ class Row(NamedTuple):
         change = f"{mean:+.4f} ({low:+.4f} to {high:+.4f})" if any(self.change) else ""
         means = [f"{value:.4f}" for value in self.means.values()]
         return f"| {' | '.join((self.method, self.view, f'{self.asked:.3f}', *means, change))} |"
-
-
-class Probe(Policy):
-    """Asks nothing, and notes how much everybody would want to."""
-
-    def __init__(self) -> None:
-        self.scores: list[NDArray[np.float64]] = []
-
-    def decide(self, state: State) -> NDArray[np.bool_]:
-        """No."""
-        self.scores.append(state.score())
-        return np.zeros(len(state.users), dtype=bool)
 
 
 def rows(name: str, model: Recommender, data: InteractionData) -> list[Row]:

@@ -82,12 +82,22 @@ class ItemWords:
         Raises:
             LookupError: the data set has no tags.
         """
-        tags = catalog.tags()
-        count = Counter(tag for some in tags for tag in set(some))
-        may_say = {tag for tag, num_items in count.items() if num_items >= MIN_ITEMS} | set(groups)
-        titles = catalog.titles() if "title" in catalog.features else [None] * len(tags)
+        tags, may_say = catalog.tags(), public_tags(catalog, groups)
         spoken = [tuple(tag for tag in dict.fromkeys(some) if tag in may_say) for some in tags]
-        return cls([(), *spoken], ["", *(title or "" for title in titles)])
+        return cls([(), *spoken], titles_from_0(catalog))
+
+
+def public_tags(catalog: Catalog, groups: Iterable[str] = ()) -> frozenset[str]:
+    """What may be said of a user: `groups`, and the tags, if there are any, that `MIN_ITEMS` items have."""
+    tags = catalog.tags() if "tags" in catalog.features else []
+    count = Counter(tag for some in tags for tag in set(some))
+    return frozenset(groups).union(tag for tag, num_items in count.items() if num_items >= MIN_ITEMS)
+
+
+def titles_from_0(catalog: Catalog) -> list[str]:
+    """Titles by item index, from item 0 (no item); empty where there is none."""
+    titles = catalog.titles() if "title" in catalog.features else [None] * catalog.num_items
+    return ["", *(title or "" for title in titles)]
 
 
 class Abstracter(ABC):

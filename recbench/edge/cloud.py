@@ -91,16 +91,16 @@ def answer_sound(
     return [next(replies) if wrong is None else wrong for wrong in complaints]
 
 
-def histories_of(asked: Sequence[Question]) -> list[History]:
-    """The same questions.
+def only(kind: type[_Asked], asked: Sequence[Question]) -> list[_Asked]:
+    """The same questions, all of one kind.
 
     Raises:
-        TypeError: one is no history.
+        TypeError: one is not.
     """
-    questions = [question for question in asked if isinstance(question, History)]
+    questions = [question for question in asked if isinstance(question, kind)]
     if len(questions) < len(asked):
         kinds = ", ".join(sorted({type(question).__name__ for question in asked}))
-        raise TypeError(f"only History is answered here, got {kinds}")
+        raise TypeError(f"only {kind.__name__} is answered here, got {kinds}")
     return questions
 
 
@@ -131,7 +131,7 @@ class Lister:
 
     def __call__(self, asked: Sequence[Question], /) -> list[Reply | Failure]:
         """Lists for all of them, computed as one batch."""
-        questions = histories_of(asked)
+        questions = only(History, asked)
         unknown = have_unknown(questions, self.num_items)
         complaints = [self._complaint(*pair) for pair in zip(questions, unknown, strict=True)]
         return answer_sound(questions, complaints, self._lists)

@@ -12,7 +12,7 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from recbench.edge.abstract import MIN_ITEMS
+from recbench.edge.abstract import public_tags, titles_from_0
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -48,14 +48,8 @@ class LeakDetector:
     @classmethod
     def of(cls, catalog: Catalog, *, groups: Iterable[str] = ()) -> LeakDetector:
         """Tags that `MIN_ITEMS` items have, and names of groups, are public."""
-        known = catalog.titles() if "title" in catalog.features else [None] * catalog.num_items
-        count: dict[str, int] = {}
-        for tags in catalog.tags() if "tags" in catalog.features else ():
-            for tag in set(tags):
-                count[tag] = count.get(tag, 0) + 1
-        public = {tag for tag, number in count.items() if number >= MIN_ITEMS} | set(groups)
         names = [str(name) for name in catalog.items["raw_id"].to_list()]
-        return cls(["", *(title or "" for title in known)], ["", *names], public)
+        return cls(titles_from_0(catalog), ["", *names], public_tags(catalog, groups))
 
     def findings(self, text: str, items: Collection[int], times_s: Collection[int] = ()) -> list[str]:
         """What `text`, as it is or decoded, says of somebody who took `items`; nothing if it is safe.

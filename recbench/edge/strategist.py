@@ -13,7 +13,7 @@ import torch.nn.functional as F  # noqa: N812 - PyTorch's own name for it
 from torch import nn
 
 from recbench.edge.abstract import Abstracted
-from recbench.edge.cloud import answer_sound
+from recbench.edge.cloud import answer_sound, only
 from recbench.edge.messages import Abstract, Failure, Plan, Question, Reply
 from recbench.nn.retrieval import Wanted
 
@@ -122,9 +122,7 @@ class Strategist:
 
     def __call__(self, asked: Sequence[Question], /) -> list[Reply | Failure]:
         """A plan for each, what was made of the abstract, and the candidates that were wanted."""
-        questions = [question for question in asked if isinstance(question, Abstract)]
-        if len(questions) < len(asked):
-            raise TypeError("only Abstract is answered here")
+        questions = only(Abstract, asked)
         wrong = Failure("an abstract needs a text or a query", retry_after_ms=0.0)
         complaints = [None if question.text or question.query else wrong for question in questions]
         return answer_sound(questions, complaints, self._plans)

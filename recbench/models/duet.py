@@ -25,7 +25,7 @@ import torch
 from torch import nn
 
 from recbench.edge import lists
-from recbench.edge.cloud import Cloud, answer_sound, batch_of, have_unknown, histories_of
+from recbench.edge.cloud import Cloud, answer_sound, batch_of, have_unknown, only
 from recbench.edge.messages import Failure, History
 from recbench.edge.parameters import PersonalBrain, deliveries, weights_version
 from recbench.models.base import Paper, Recipe, Stage, at_least
@@ -155,7 +155,7 @@ class _Writer:
 
     def __call__(self, asked: Sequence[Question], /) -> list[Reply | Failure]:
         """Weights for all of them, written as one batch."""
-        questions, num_items = histories_of(asked), len(self.items) - 1
+        questions, num_items = only(History, asked), len(self.items) - 1
         wrong = Failure(f"an item is none of 1 to {num_items}", 0.0)
         complaints = [wrong if unknown else None for unknown in have_unknown(questions, num_items)]
         return answer_sound(questions, complaints, self._deliveries)
