@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from recbench.edge.brain import Ages, Brain
-from recbench.edge.cloud import answer_sound
+from recbench.edge.cloud import answer_sound, only
 from recbench.edge.messages import Abstract, Embedding, Failure
 from recbench.edge.parameters import ScoredCatalog
 from recbench.edge.planned import padded, pasts_of
@@ -50,16 +50,15 @@ class Speaker:
 
     def __call__(self, asked: Sequence[Question], /) -> list[Reply | Failure]:
         """A vector for each."""
-        questions = [question for question in asked if isinstance(question, Abstract)]
-        if len(questions) < len(asked):
-            raise TypeError("only Abstract is answered here")
+        questions = only(Abstract, asked)
         wrong = Failure("an abstract needs a text", retry_after_ms=0.0)
         complaints = [None if question.text else wrong for question in questions]
         return answer_sound(questions, complaints, self._vectors)
 
     def _vectors(self, asked: list[Abstract]) -> list[Embedding]:
         with torch.inference_mode():
-            vectors = self.meaning(self.reader([question.text for question in asked]))
+            texts = [question.text for question in asked]
+            vectors = self.meaning(self.reader(texts, anew=len(texts) == 1))  # as the strategist does
         return [Embedding(self.version, vector) for vector in vectors.float().cpu().numpy()]
 
 

@@ -97,6 +97,9 @@ class Gate:
 
     Bytes are those of the frames; what a transport adds, such as the headers of HTTP, is not counted.
 
+    Attributes:
+        watched_s: seconds that the observers have taken so far, which are no part of a request.
+
     Args:
         link: what is behind.
         observers: who watches.
@@ -105,13 +108,16 @@ class Gate:
     def __init__(self, link: Link, *, observers: Sequence[Observer] = ()) -> None:
         self.link, self.observers = link, tuple(observers)
         self.traffic = Traffic()
+        self.watched_s = 0.0
 
     def exchange(
         self, requests: Sequence[bytes], users: NDArray[np.int64], *, sent_ms: float = 0.0
     ) -> list[list[Arrival]]:
         """As `Link.exchange`, for the `users` that the requests are of."""
+        start = time.perf_counter()
         for observer in self.observers:
             observer.sends(requests, users)
+        self.watched_s += time.perf_counter() - start
         self.traffic.exchanges += len(requests)
         self.traffic.bytes_up += sum(map(len, requests))
         found = self.link.exchange(requests, sent_ms=sent_ms)

@@ -86,7 +86,7 @@ class Collaborative(Recommender):
         self.boundary = boundary
         self.observers: tuple[Observer, ...] = ()
         self._sides: tuple[Device, Device, InProcess] | None = None
-        self._filling_s = self._cloud_s = self._wait_ms = 0.0  # of the last answer
+        self._filling_s = self._cloud_s = self._watched_s = self._wait_ms = 0.0  # of the last answer
 
     def build(self, catalog: Catalog) -> None:
         """Note what the catalogue's indices mean; subclasses then build their sides."""
@@ -160,6 +160,7 @@ class Collaborative(Recommender):
         if self.boundary.lag >= 0:
             earlier.refresh(self.boundary.earlier(batch))
         self._filling_s, self._cloud_s = time.perf_counter() - start, cloud.cloud_s
+        self._watched_s = device.gate.watched_s
         found = device.answer(batch)
         self._wait_ms = float(found.wait_ms.mean())
         return found
@@ -173,10 +174,15 @@ class Collaborative(Recommender):
         return self.answer(batch).target_ranks()
 
     def split_ms(self, total_ms: float) -> Mapping[str, float]:
-        """The cloud's computing apart, and the wait that the network's model adds; a lagged cache is free."""
-        cloud_ms = 1000 * (self._made()[2].cloud_s - self._cloud_s)
+        """The cloud's computing apart, and the wait that the network's model adds.
+
+        A lagged cache is free, and so is what observers do: neither is there when a device is asked.
+        """
+        device, _, cloud = self._made()
+        cloud_ms = 1000 * (cloud.cloud_s - self._cloud_s)
+        free_ms = 1000 * (self._filling_s + device.gate.watched_s - self._watched_s)
         return {
-            "device": total_ms - cloud_ms - 1000 * self._filling_s,
+            "device": total_ms - cloud_ms - free_ms,
             "cloud": cloud_ms,
             "network": self._wait_ms,
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -218,6 +219,20 @@ class TestPrivacy:
         (auditor,) = setting.model.observers
         assert isinstance(auditor, Auditor)
         assert auditor.frames == len(setting.data.evaluated("test"))
+
+    def test_watching_takes_none_of_the_devices_time(self, setting: Setting, batch: SequenceBatch) -> None:
+        class Slow:
+            def sends(self, frames: Sequence[bytes], users: object) -> None:  # noqa: ARG002
+                time.sleep(0.2)
+
+        model = copy.copy(setting.model)
+        device = model.cross(Boundary(), observers=[Slow()])
+        start = time.perf_counter()
+        model.recommend(batch, 3)
+        total_ms = 1000 * (time.perf_counter() - start)
+        assert device.gate.watched_s >= 0.2
+        counted = sum(model.split_ms(total_ms).values())
+        assert counted == pytest.approx(total_ms - 1000 * device.gate.watched_s, abs=100)
 
     def test_a_device_that_tells_titles_is_stopped(self, setting: Setting) -> None:
         class Telltale:

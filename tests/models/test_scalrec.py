@@ -192,6 +192,24 @@ class TestBoundary:
         (answer,) = setting.model.cloud_side().handle([encode(Abstract("", "", 0))])
         assert "needs a text" in str(decode(answer))
 
+    def test_what_comes_alone_is_read_anew(
+        self, setting: Setting, batch: SequenceBatch, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        read: list[int] = []
+        plain = setting.model.lm.embed
+
+        def embed(texts: Sequence[str], *, is_cached: bool = True) -> object:
+            read.append(len(texts))
+            return plain(texts, is_cached=is_cached)
+
+        vectors(setting, batch)
+        monkeypatch.setattr(setting.model.lm, "embed", embed)
+        vectors(setting, batch)
+        assert read == []  # an evaluation asks the same again and again
+        vectors(setting, batch.rows(slice(0, 1)))
+        vectors(setting, batch.rows(slice(0, 1)))
+        assert read == [1, 1]  # what is timed is what a request costs
+
     def test_the_query_of_the_moment_is_not_sent(self, setting: Setting, batch: SequenceBatch) -> None:
         assert batch.query
         asked = setting.model.device_side().ask(batch, [""] * len(batch))
