@@ -35,7 +35,7 @@ from recbench.edge.planner import FixedPlanner, Planner, RandomPlanner, RulePlan
 from recbench.edge.ranking_plan import PlanError, RankingPlan, read_plan
 from recbench.evaluate import evaluate
 from recbench.latency import measure
-from recbench.metrics import bootstrap_means, interval, per_user
+from recbench.metrics import Difference, per_user
 from recbench.models.cda4rec import CDA4Rec
 from recbench.nn.lm_options import LanguageModelOptions
 from recbench.nn.semantics import item_texts
@@ -193,10 +193,7 @@ def tuned(views: Views, scope: Scope) -> tuple[RulePlanner, float, float]:
 
 def difference(better: Row, worse: Row) -> str:
     """Whether the first is better by NDCG@10, with the interval of the mean paired difference."""
-    pairs = better.metric() - worse.metric()
-    low, high = (float(bound[0]) for bound in interval(bootstrap_means(pairs[:, None])))
-    answer = "yes" if low > 0 else "no" if high < 0 else "not separable"
-    return f"{better.name} > {worse.name}: {answer} ({pairs.mean():+.4f}, {low:+.4f} to {high:+.4f})"
+    return f"{better.name} > {worse.name}: {Difference.of(better.metric(), worse.metric())}"
 
 
 def leak(views: Views, *, num_users: int = 2000) -> Iterator[str]:

@@ -27,7 +27,7 @@ import numpy as np
 from recbench import runs
 from recbench.config import read
 from recbench.evaluate import evaluate
-from recbench.metrics import bootstrap_means, interval, per_user
+from recbench.metrics import Difference, bootstrap_means, interval, per_user
 from recbench.models.l3rec import L3Rec
 from recbench.results import read_ranks, read_runs
 
@@ -115,10 +115,9 @@ def better(one: Row | None, other: Row | None, what: str, key: str = "ndcg@10") 
     """Whether the first is: the mean paired difference and its 95 % interval."""
     if one is None or other is None:
         return Finding("not run", what)
-    pairs = one.metric(key) - other.metric(key)
-    low, high = (float(bound[0]) for bound in interval(bootstrap_means(pairs[:, None])))
-    gain = pairs.mean() / max(other.metric(key).mean(), 1e-12)
-    said = f"{what}, {key} {pairs.mean():+.4f} ({low:+.4f} to {high:+.4f}), {gain:+.1%}"
+    mean, low, high = Difference.of(one.metric(key), other.metric(key))
+    gain = mean / max(other.metric(key).mean(), 1e-12)
+    said = f"{what}, {key} {mean:+.4f} ({low:+.4f} to {high:+.4f}), {gain:+.1%}"
     return Finding(_sign(low, high), f"{said}; {one.source} against {other.source}")
 
 

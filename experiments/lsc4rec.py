@@ -26,7 +26,7 @@ from remembering import remember
 from recbench import checkpoint, runs
 from recbench.edge.policy import Always, Never, Policy, RandomBudget, State, Threshold, threshold_at
 from recbench.evaluate import evaluate, request_latency
-from recbench.metrics import bootstrap_means, interval, per_user
+from recbench.metrics import Difference, per_user
 from recbench.models.collaborative import Boundary
 from recbench.models.lsc4rec import LSC4Rec
 from recbench.models.on_lists import Asked
@@ -120,29 +120,6 @@ class Row(NamedTuple):
     def metric(self, key: str) -> NDArray[np.float64]:
         """(U,) of every user."""
         return self.values[:, SHOWN.index(key)]
-
-
-class Difference(NamedTuple):
-    """The mean of (U,) paired differences, and its 95 % interval."""
-
-    mean: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, better: NDArray[np.float64], worse: NDArray[np.float64]) -> Difference:
-        """Of two columns of the same users."""
-        pairs = better - worse
-        low, high = interval(bootstrap_means(pairs[:, None]))
-        return cls(float(pairs.mean()), float(low[0]), float(high[0]))
-
-    @property
-    def answer(self) -> str:
-        """Whether the first is better."""
-        return "yes" if self.low > 0 else "no" if self.high < 0 else "not separable"
-
-    def __str__(self) -> str:
-        return f"{self.answer} ({self.mean:+.4f}, {self.low:+.4f} to {self.high:+.4f})"
 
 
 class Chosen(Policy):

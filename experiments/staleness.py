@@ -29,7 +29,7 @@ from remembering import remember
 from recbench import config, runs
 from recbench.edge.policy import Never, Threshold, threshold_at
 from recbench.evaluate import evaluate
-from recbench.metrics import bootstrap_means, interval, per_user
+from recbench.metrics import Difference, per_user
 from recbench.models.collaborative import Boundary, Collaborative
 from recbench.nn.calibration import possible_lag
 
@@ -96,7 +96,7 @@ class Row(NamedTuple):
     at: float
     asked: float
     values: NDArray[np.float64]
-    change: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    change: Difference = Difference(0.0, 0.0, 0.0)
 
     @property
     def means(self) -> dict[str, float]:
@@ -185,10 +185,8 @@ def _needs(model: Collaborative, data: InteractionData) -> NDArray[np.float64]:
     return np.concatenate(probe.scores)
 
 
-def _change(row: Row, fresh: Row) -> tuple[float, float, float]:
-    pairs = (row.values - fresh.values)[:, SHOWN.index("ndcg@10")]
-    low, high = interval(bootstrap_means(pairs[:, None]))
-    return float(pairs.mean()), float(low[0]), float(high[0])
+def _change(row: Row, fresh: Row) -> Difference:
+    return Difference.of(*(one.values[:, SHOWN.index("ndcg@10")] for one in (row, fresh)))
 
 
 def effective_lags(data: InteractionData) -> Iterator[str]:

@@ -189,3 +189,26 @@ def interval(
     tail = (1 - level) / 2
     low, high = np.quantile(resampled, [tail, 1 - tail], axis=0)
     return low, high
+
+
+class Difference(NamedTuple):
+    """The mean of (U,) paired differences, and its 95 % bootstrap interval over users, resampled in pairs."""
+
+    mean: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, better: NDArray[np.float64], worse: NDArray[np.float64]) -> Difference:
+        """Of two columns of the same users."""
+        pairs = better - worse
+        low, high = interval(bootstrap_means(pairs[:, None]))
+        return cls(float(pairs.mean()), float(low[0]), float(high[0]))
+
+    @property
+    def answer(self) -> str:
+        """Whether the first is better."""
+        return "yes" if self.low > 0 else "no" if self.high < 0 else "not separable"
+
+    def __str__(self) -> str:
+        return f"{self.answer} ({self.mean:+.4f}, {self.low:+.4f} to {self.high:+.4f})"

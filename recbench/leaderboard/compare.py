@@ -10,7 +10,7 @@ import polars as pl
 from recbench.errors import DataError
 from recbench.leaderboard.recompute import checked_ranks
 from recbench.leaderboard.rows import RANKED, SHOWN
-from recbench.metrics import bootstrap_means, interval, per_user
+from recbench.metrics import Difference, bootstrap_means, interval, per_user
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -90,8 +90,7 @@ def _best_and_tied(key: str, values: NDArray[np.float64]) -> tuple[pl.Series, pl
 
 def _beats(values: NDArray[np.float64], others: NDArray[np.float64]) -> bool:
     """Whether the 95 % interval of the mean (U,) difference, resampling users in pairs, lies above 0."""
-    low, _ = interval(bootstrap_means((values - others)[:, None]))
-    return bool(low[0] > 0)
+    return Difference.of(values, others).low > 0
 
 
 def _gate(models: list[str], values: NDArray[np.float64]) -> list[str]:
