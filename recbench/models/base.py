@@ -90,6 +90,16 @@ class Recipe:
                 raise ValueError(f"{name} must be 0 or more, got {value:g}")
 
 
+def require_prefixes(recipe: Recipe, why: str) -> None:
+    """Refuse samples of which every position learns.
+
+    Raises:
+        ValueError: the recipe's samples are not prefixes; `why` ends the message.
+    """
+    if recipe.samples != "prefixes":
+        raise ValueError(f"recipe.samples must be prefixes, got {recipe.samples}: {why}")
+
+
 @dataclass(frozen=True, slots=True)
 class Stage:
     """One step of a method's training recipe: a `Trainer.fit`, or a closed form.
@@ -114,6 +124,10 @@ class Stage:
     trainer: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     num_beside: int = 0
+
+    def of(self, part: str) -> Stage:
+        """The same as a stage of a method that holds the trained one as its `part`."""
+        return replace(self, name=part if self.name == "train" else f"{part}-{self.name}")
 
 
 class Recommender(LightningModule, ABC):

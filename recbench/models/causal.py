@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from recbench.models.base import DotScorer, Recipe
+from recbench.models.base import DotScorer, Recipe, require_prefixes
 from recbench.nn.losses import FullSoftmax, Loss
 
 if TYPE_CHECKING:
@@ -56,6 +56,12 @@ class CausalScorer(DotScorer):
     def newest_of(self, batch: SequenceBatch) -> Tensor:
         """`newest_state` of a batch; override together with `states_of`."""
         return self.newest_state(batch.history)
+
+    @torch.no_grad()
+    def fixed_state(self, batch: SequenceBatch) -> Tensor:
+        """(B, D) `newest_of` as in service, for what is trained upon an encoder that learns no more."""
+        self.eval()
+        return self.newest_of(batch)
 
     def loss(self, batch: SequenceBatch) -> Tensor:
         """Every sample learns the item that comes next."""
@@ -103,11 +109,7 @@ def check_prefixes(recipe: Recipe, *, what: str) -> None:
     Raises:
         ValueError: the recipe's samples are not prefixes; `what` says how a state would see its target.
     """
-    if recipe.samples != "prefixes":
-        raise ValueError(
-            f"recipe.samples must be prefixes, got {recipe.samples}: {what}, "
-            "so a state inside a window has seen its own target"
-        )
+    require_prefixes(recipe, f"{what}, so a state inside a window has seen its own target")
 
 
 def initialise(module: nn.Module) -> None:

@@ -23,7 +23,6 @@ the newest moment. B users, U users in all, L history, S width of the projection
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
@@ -43,7 +42,7 @@ from recbench.edge.planner import Planner, RulePlanner
 from recbench.edge.ranking_plan import SIZES, TAG_COUNTS, Encoder, Offer
 from recbench.edge.strategist import Meaning, Reader, Strategist
 from recbench.errors import UsageError
-from recbench.models.base import Paper, Recipe, Stage, at_least
+from recbench.models.base import Paper, Recipe, Stage, at_least, require_prefixes
 from recbench.models.causal import CausalScorer  # noqa: TC001 - the command line reads the annotation
 from recbench.models.collaborative import Boundary, Collaborative
 from recbench.models.sasrec import SASRec
@@ -123,10 +122,7 @@ class CDA4Rec(Collaborative):
     ) -> None:
         super().__init__(recipe, boundary=boundary)
         at_least(1, text_dim=text_dim)
-        if recipe.samples != "prefixes":
-            raise ValueError(
-                f"recipe.samples must be prefixes, got {recipe.samples}: every sample has a plan of its own"
-            )
+        require_prefixes(recipe, "every sample has a plan of its own")
         self.encoder, self.graph = encoder or SASRec(), graph
         self.lm_options, self.device_lm_options = lm, device_lm
         self.text_dim, self.table_from, self.adapters = text_dim, table_from, adapters
@@ -176,10 +172,10 @@ class CDA4Rec(Collaborative):
         if self.table_from == "text":
             self._begin_with_texts(data.catalog)
         if self.train_encoder != "together":
-            yield from (replace(stage, name=_named("device", stage)) for stage in self.encoder.stages(data))
+            yield from (stage.of("device") for stage in self.encoder.stages(data))
         if self.graph is not None:
             self.encoder.items.requires_grad_(False)
-            yield from (replace(stage, name=_named("graph", stage)) for stage in self.graph.stages(data))
+            yield from (stage.of("graph") for stage in self.graph.stages(data))
         if self.adapters.num_users:
             yield Stage("adapt", self, data, solve=lambda: self._adapt(data))
         yield Stage("abstract", self, data, solve=lambda: self._keep(data))
@@ -266,11 +262,8 @@ class CDA4Rec(Collaborative):
 
     def _states(self, batch: SequenceBatch) -> Tensor:
         """(B, D) the encoder's, as in service where it does not learn."""
-        if self.train_encoder != "before":
-            return self.encoder.newest_of(batch)
-        self.encoder.eval()
-        with torch.no_grad():
-            return self.encoder.newest_of(batch)
+        is_fixed = self.train_encoder == "before"
+        return self.encoder.fixed_state(batch) if is_fixed else self.encoder.newest_of(batch)
 
     def _read_items(self, catalog: Catalog) -> None:
         self.projection.fit(self.lm.embed(item_texts(catalog)))
@@ -303,10 +296,6 @@ class CDA4Rec(Collaborative):
             plans = self.planner.plan(abstracts, self.offer)
             self.kept_texts[batch.users] = strategist.read(abstracts, [plan.alpha for plan in plans])
             self.kept_betas[batch.users, 0] = torch.tensor([plan.beta for plan in plans])
-
-
-def _named(part: str, stage: Stage) -> str:
-    return part if stage.name == "train" else f"{part}-{stage.name}"
 
 
 def _counted(outcomes: Mapping[str, int]) -> str:

@@ -39,7 +39,7 @@ from recbench.edge.parameters import (
     weights_version,
 )
 from recbench.edge.policy import Never
-from recbench.models.base import Paper, Recipe, Stage, at_least
+from recbench.models.base import Paper, Recipe, Stage, at_least, require_prefixes
 from recbench.models.causal import CausalScorer
 from recbench.models.collaborative import Boundary, Collaborative
 from recbench.models.patched import PAPER, FollowEncoded, FollowPatched, PatchedModel
@@ -106,10 +106,7 @@ class DCCL(Collaborative):
             raise ValueError(
                 f"lr must be above 0, l2 and distillation not below, got {lr}, {l2}, {distillation}"
             )
-        if recipe.samples != "prefixes":
-            raise ValueError(
-                f"recipe.samples must be prefixes, got {recipe.samples}: only newest states are patched"
-            )
+        require_prefixes(recipe, "only newest states are patched")
         self.base = base or SASRec()
         if type(self.base).newest_of is not CausalScorer.newest_of:
             raise ValueError(f"base must read nothing but items, {type(self.base).__name__} reads more")

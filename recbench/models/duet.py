@@ -28,7 +28,7 @@ from recbench.edge import lists
 from recbench.edge.cloud import Cloud, answer_sound, batch_of, have_unknown, only
 from recbench.edge.messages import Failure, History
 from recbench.edge.parameters import PersonalBrain, deliveries, weights_version
-from recbench.models.base import Paper, Recipe, Stage, at_least
+from recbench.models.base import Paper, Recipe, Stage, at_least, require_prefixes
 from recbench.models.causal import CausalScorer  # noqa: TC001 - the command line reads the annotation
 from recbench.models.collaborative import Boundary, Collaborative
 from recbench.models.din import DIN  # noqa: TC001 - the command line reads the annotation
@@ -90,10 +90,7 @@ class DUET(Collaborative):
         super().__init__(recipe, boundary=boundary)
         at_least(1, hidden=hidden, max_len=max_len)
         at_least(0, train_lag=train_lag)
-        if recipe.samples != "prefixes":
-            raise ValueError(
-                f"recipe.samples must be prefixes, got {recipe.samples}: every sample has weights of its own"
-            )
+        require_prefixes(recipe, "every sample has weights of its own")
         self.base = base or SASRec()
         self.train_base, self.hidden, self.max_len = train_base, hidden, max_len
         self.train_lag, self.sent_as, self.frozen_hyper = train_lag, sent_as, frozen_hyper

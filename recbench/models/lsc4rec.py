@@ -161,8 +161,7 @@ class LSC4Rec(Collaborative):
         history = data.earlier(self.history_lag) if self.history_lag else data
         asked = Asked(self.cloud, lag=self.lag)
         yield from (replace(stage, name="cloud", module=asked) for stage in self.cloud.stages(history))
-        for stage in self.device_model.stages(history):
-            yield replace(stage, name="device" if stage.name == "train" else f"device-{stage.name}")
+        yield from (stage.of("device") for stage in self.device_model.stages(history))
         sizes = {"num_moments": self.num_moments, "num_listed": self.num_wanted}
         kept = KeptLists(data.catalog.num_users, self.num_items, **sizes)
         yield Stage("lists", kept, data, solve=lambda: self._list(kept, history, data, asked.trained_on))

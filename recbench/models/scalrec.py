@@ -41,7 +41,7 @@ from recbench.edge.planned import pasts_of
 from recbench.edge.policy import AtLimit, Never, check_budget, threshold_at
 from recbench.edge.strategist import Meaning, Reader
 from recbench.errors import UsageError
-from recbench.models.base import Paper, Recipe, Stage, at_least
+from recbench.models.base import Paper, Recipe, Stage, at_least, require_prefixes
 from recbench.models.causal import CausalScorer  # noqa: TC001 - the command line reads the annotation
 from recbench.models.collaborative import Boundary, Collaborative
 from recbench.models.kept_texts import KeptTexts
@@ -196,8 +196,7 @@ class SCaLRec(Collaborative):
         yield Stage("read", self, data, solve=lambda: self._read_items(data.catalog))
         self._reader = Reader(self.lm, self.projection)
         history = data.earlier(self.held_back) if self.held_back else data
-        for stage in self.encoder.stages(history):
-            yield replace(stage, name="device" if stage.name == "train" else f"device-{stage.name}")
+        yield from (stage.of("device") for stage in self.encoder.stages(history))
         self.encoder.requires_grad_(False)
         if self.use != "none":
             yield Stage("texts", self.kept, data, solve=lambda: self._keep(data))
@@ -285,11 +284,8 @@ class SCaLRec(Collaborative):
 
     def _states(self, batch: SequenceBatch) -> Tensor:
         """(B, D) the encoder's, as in service once it is fixed."""
-        if self.encoder.items.weight.requires_grad:
-            return self.encoder.newest_of(batch)
-        self.encoder.eval()
-        with torch.no_grad():
-            return self.encoder.newest_of(batch)
+        is_fixed = not self.encoder.items.weight.requires_grad
+        return self.encoder.fixed_state(batch) if is_fixed else self.encoder.newest_of(batch)
 
     def _calibrated(
         self, batch: SequenceBatch, earlier: SequenceBatch, semantic: Tensor, state: Tensor
@@ -361,10 +357,7 @@ class SCaLRec(Collaborative):
 
 def _check(recipe: Recipe, lags: tuple[int, ...], use: Use, trigger: Trigger, budget: float) -> None:
     """Refuse what does not go together."""
-    if recipe.samples != "prefixes":
-        raise ValueError(
-            f"recipe.samples must be prefixes, got {recipe.samples}: every sample has a vector of its own"
-        )
+    require_prefixes(recipe, "every sample has a vector of its own")
     if 0 not in lags or min(lags) < 0:
         raise ValueError(f"lags must be 0 or more, 0 among them for the fresh vectors, got {lags}")
     if trigger not in get_args(Trigger):
