@@ -76,6 +76,17 @@ class TestSelfAttention:
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
 
     @torch.inference_mode()
+    def test_it_may_begin_as_a_mean_of_what_is_seen(self) -> None:
+        attention = SelfAttention(DIM, num_heads=HEADS, dropout=0).eval()
+        attention.begin_as_mean()
+        items, x = rows_of([[0, 3, 1, 2]])
+        attention.project_in.weight[:DIM].zero_()
+        attention.project_in.bias[:DIM].zero_()  # everybody looks at all alike
+        found = attention(x, causal_mask(items))[0]
+        torch.testing.assert_close(found[1], x[0, 1])
+        torch.testing.assert_close(found[3], x[0, 1:].mean(0))
+
+    @torch.inference_mode()
     def test_dropout_is_off_in_evaluation_and_on_in_training(self) -> None:
         attention = SelfAttention(DIM, num_heads=1, dropout=0.5)
         _, x = rows_of([[1, 2, 3, 4]])

@@ -212,6 +212,33 @@ def test_a_layer_that_is_not_there_gets_no_adapter(folder: str) -> None:
 
 
 @torch.no_grad()
+def test_sets_of_adapters_are_apart_over_one_base(folder: str) -> None:
+    torch.manual_seed(0)
+    lm = LanguageModel(LanguageModelOptions(folder, lora=ADAPTERS), adapters=("say", "tell"))
+    plain = lm.loss(PROMPTS, ANSWERS)
+    trained = {name: weight for name, weight in lm.named_parameters() if weight.requires_grad}
+    assert {name.split(".")[-2] for name in trained} == {"say", "tell"}
+    for name, weight in trained.items():
+        if ".tell." in name:
+            weight.add_(0.1 * torch.randn_like(weight))
+    assert torch.equal(lm.loss(PROMPTS, ANSWERS), plain)  # the first is in use
+    with lm.adapted_by("tell"):
+        told, vectors = lm.loss(PROMPTS, ANSWERS), lm.embed(PROMPTS)
+        assert not torch.equal(told, plain)
+        key = text_vectors.model_key(lm)
+    assert torch.equal(lm.loss(PROMPTS, ANSWERS), plain)
+    assert key != text_vectors.model_key(lm)
+    assert not np.allclose(vectors, lm.embed(PROMPTS))
+    assert set(lm.adapter_state()) == {*trained, "base_id"}  # both are kept, whichever is in use
+    assert all(weight.requires_grad for weight in trained.values())
+    with (
+        pytest.raises(ValueError, match="no adapters are called 'sing'; there are say, tell"),
+        lm.adapted_by("sing"),
+    ):
+        pass
+
+
+@torch.no_grad()
 def test_a_checkpoint_has_adapters_and_no_base(folder: str) -> None:
     lm = stir(model_of(folder, lora=ADAPTERS))
     around = nn.ModuleDict({"first": nn.Linear(2, 2), "lm": lm, "last": nn.Linear(2, 2)})

@@ -214,6 +214,20 @@ class InteractionData(LightningDataModule):
         other._cut_samples("positions")
         return other
 
+    def showing(self, num_items: int) -> Self:
+        """The same data, of whose histories only the newest `num_items` items are shown.
+
+        What may not be recommended, and what is learnt, is as before.
+
+        Raises:
+            ValueError: that would be none.
+        """
+        if num_items < 1:
+            raise ValueError(f"num_items must be at least 1 item, got {num_items}")
+        other = copy.copy(self)
+        other.max_len = num_items
+        return other
+
     def earlier(self, num_items: int) -> Self:
         """The same data before everybody's newest `num_items` training items came: they are not learnt from.
 

@@ -3,8 +3,8 @@
 Eq. 8 wants abstracts whose plan is the one that the raw history would get. There is no gradient from a plan
 through the words of an abstract, so several abstracts are sampled, each is scored by how likely the cloud's
 model finds the gold plan after it, and the device's model learns to write the best one (expert iteration).
-What would give somebody away is never a candidate. Eq. 9 is the same with explanations that the cloud's model
-writes as answers.
+What would give somebody away is never a candidate. Eq. 9 has the cloud's model write an explanation once, and
+the device's model learns its words. Each skill has adapters of its own, over the one base on the device.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import numpy as np
 import torch
 
 from recbench.edge.abstract import Abstracted
-from recbench.edge.agents import plan_prompt
+from recbench.edge.agents import explain, explanation_prompt, plan_prompt
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from recbench.edge.abstract import Past
     from recbench.edge.agents import LanguageAbstracter, LanguagePlanner
-    from recbench.edge.ranking_plan import Offer
+    from recbench.edge.ranking_plan import Offer, RankingPlan
     from recbench.nn.language_model import LanguageModel
 
 
@@ -32,7 +32,8 @@ class AdapterTraining:
     """How adapters are trained.
 
     Args:
-        num_users: whose histories are learnt from; 0 trains nothing.
+        num_users: from whose histories abstracts are learnt (Eq. 8); 0 trains none.
+        num_explained: from whose recommendations explanations are learnt (Eq. 9); 0 trains none.
         num_samples: abstracts that are tried for each.
         temperature: they are sampled with.
         num_epochs: over the chosen ones.
@@ -41,6 +42,7 @@ class AdapterTraining:
     """
 
     num_users: int = 0
+    num_explained: int = 0
     num_samples: int = 4
     temperature: float = 1.0
     num_epochs: int = 2
@@ -48,7 +50,7 @@ class AdapterTraining:
     lr: float = 2e-4
 
     def __post_init__(self) -> None:
-        least = {"num_users": 0, "num_samples": 1, "num_epochs": 1, "batch_size": 1}
+        least = {"num_users": 0, "num_explained": 0, "num_samples": 1, "num_epochs": 1, "batch_size": 1}
         for name, number in least.items():
             if getattr(self, name) < number:
                 raise ValueError(f"{name} must be at least {number}, got {getattr(self, name)}")
@@ -94,6 +96,24 @@ def abstract_lessons(
     return [Lesson(abstracter.prompt(pasts[row]), text) for row, (_, text) in sorted(best.items())]
 
 
+def explanation_lessons(
+    teacher: LanguageModel, plans: Sequence[RankingPlan], titles: Sequence[Sequence[str]]
+) -> list[Lesson]:
+    """What the cloud's model says of each recommendation, where it says anything.
+
+    Args:
+        teacher: in the cloud.
+        plans: (B,) how the requests were worked on.
+        titles: (B,) what was recommended, to users whose data may be used for training.
+    """
+    answers = explain(teacher, plans, titles)
+    return [
+        Lesson(explanation_prompt(plan, some), answer)
+        for plan, some, answer in zip(plans, titles, answers, strict=True)
+        if answer.strip()
+    ]
+
+
 @torch.inference_mode()
 def plan_losses(
     planner: LanguagePlanner, asked: Sequence[Abstracted], plans: Sequence[str], offer: Offer
@@ -111,9 +131,23 @@ def plan_losses(
 
 
 def learn(
-    lm: LanguageModel, lessons: Sequence[Lesson], options: AdapterTraining, *, system: str, seed: int = 0
+    lm: LanguageModel,
+    lessons: Sequence[Lesson],
+    options: AdapterTraining,
+    *,
+    system: str,
+    adapter: str = "",
+    seed: int = 0,
 ) -> list[float]:
-    """Teach what is trained of `lm` (its adapters) the lessons; the mean loss of each epoch.
+    """Teach the adapters of `lm` the lessons; the mean loss of each epoch.
+
+    Args:
+        lm: learns.
+        lessons: prompts and answers.
+        options: how.
+        system: what the system turn of every prompt says.
+        adapter: which adapters learn; those in use unless given.
+        seed: of the order.
 
     Raises:
         ValueError: nothing of the model is trained.
@@ -124,16 +158,17 @@ def learn(
     optimizer = torch.optim.AdamW(trained, lr=options.lr)
     rng = np.random.default_rng(seed)
     epochs = []
-    lm.train()
-    for _ in range(options.num_epochs):
-        order, spent = rng.permutation(len(lessons)), []
-        for start in range(0, len(order), options.batch_size):
-            some = [lessons[row] for row in order[start : start + options.batch_size]]
-            optimizer.zero_grad()
-            loss = lm.loss([one.prompt for one in some], [one.answer for one in some], system=system)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            spent.append(loss.item())
-        epochs.append(float(np.mean(spent)))
-    lm.eval()
+    with lm.adapted_by(adapter):
+        lm.train()
+        for _ in range(options.num_epochs):
+            order, spent = rng.permutation(len(lessons)), []
+            for start in range(0, len(order), options.batch_size):
+                some = [lessons[row] for row in order[start : start + options.batch_size]]
+                optimizer.zero_grad()
+                loss = lm.loss([one.prompt for one in some], [one.answer for one in some], system=system)
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                spent.append(loss.item())
+            epochs.append(float(np.mean(spent)))
+        lm.eval()
     return epochs

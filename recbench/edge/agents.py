@@ -42,7 +42,7 @@ _ABSTRACTER = (
     "You describe a user to a recommender without giving the user away. Never name an item, a brand, a "
     "number, a person or a place. Write one or two plain sentences."
 )
-_EXPLAINER = (
+EXPLAINER = (
     "You explain a recommendation to the user in one or two friendly sentences. Mention kinds of things the "
     "user likes, not technical terms."
 )
@@ -176,6 +176,7 @@ class LanguageAbstracter(Abstracter):
         max_new_tokens: of a summary.
         temperature: 0 for the likeliest words.
         batch_size: users at once; on a device there is one.
+        adapter: of the model, which writes summaries; empty for the model as it is.
     """
 
     system: ClassVar[str] = _ABSTRACTER
@@ -189,8 +190,9 @@ class LanguageAbstracter(Abstracter):
         max_new_tokens: int = 64,
         temperature: float = 0.0,
         batch_size: int = 8,
+        adapter: str = "",
     ) -> None:
-        self.lm, self.words, self.detector = lm, words, detector
+        self.lm, self.words, self.detector, self.adapter = lm, words, detector, adapter
         self.max_new_tokens, self.temperature, self.batch_size = max_new_tokens, temperature, batch_size
         self.template = TemplateAbstracter(words)
         self.outcomes: Counter[str] = Counter()
@@ -206,14 +208,15 @@ class LanguageAbstracter(Abstracter):
 
     def write(self, pasts: Sequence[Past], *, seed: int = 0, temperature: float | None = None) -> list[str]:
         """What the model says of each, unchecked; at its own temperature unless another is given."""
-        return self.lm.generate(
-            [self.prompt(past) for past in pasts],
-            system=self.system,
-            max_new_tokens=self.max_new_tokens,
-            temperature=self.temperature if temperature is None else temperature,
-            seed=seed,
-            batch_size=self.batch_size,
-        )
+        with self.lm.adapted_by(self.adapter):
+            return self.lm.generate(
+                [self.prompt(past) for past in pasts],
+                system=self.system,
+                max_new_tokens=self.max_new_tokens,
+                temperature=self.temperature if temperature is None else temperature,
+                seed=seed,
+                batch_size=self.batch_size,
+            )
 
     def prompt(self, past: Past) -> str:
         """What the model is asked; it never leaves the device."""
@@ -254,13 +257,17 @@ def explanation_prompt(plan: RankingPlan, titles: Sequence[str]) -> str:
     )
 
 
-def explain(lm: LanguageModel, plans: Sequence[RankingPlan], titles: Sequence[Sequence[str]]) -> list[str]:
-    """Explanations that a model on the device writes; they stay there.
+def explain(
+    lm: LanguageModel, plans: Sequence[RankingPlan], titles: Sequence[Sequence[str]], *, adapter: str = ""
+) -> list[str]:
+    """Explanations that a model writes; those of a device stay there.
 
     Args:
         lm: writes.
         plans: (B,) how the requests were worked on.
         titles: (B,) what was recommended.
+        adapter: of the model, which writes explanations; empty for the model as it is.
     """
     prompts = [explanation_prompt(plan, some) for plan, some in zip(plans, titles, strict=True)]
-    return lm.generate(prompts, system=_EXPLAINER, max_new_tokens=64)
+    with lm.adapted_by(adapter):
+        return lm.generate(prompts, system=EXPLAINER, max_new_tokens=64)

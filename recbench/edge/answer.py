@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from recbench.data.batch import SequenceBatch
     from recbench.edge.brain import Ranker
+    from recbench.edge.messages import Reply
 
 Source = Literal["cloud", "cache", "device"]
 
@@ -38,6 +39,7 @@ class Answer:
         wait_ms: (B,) how long the device waited, on its link's clock: modelled in process, real over HTTP;
             never more than the deadline, and no computing in it that was not modelled.
         asked: (B,) whether the cloud was asked.
+        replies: (B,) that word, None for the device's own.
     """
 
     parts: tuple[Part, ...]
@@ -45,6 +47,7 @@ class Answer:
     lag_items: NDArray[np.int64]
     wait_ms: NDArray[np.float64]
     asked: NDArray[np.bool_]
+    replies: tuple[Reply | None, ...]
 
     def recommend(self, k: int) -> Ranking:
         """The best `k` items for every user; item 0 and -inf where fewer may be shown."""

@@ -96,7 +96,7 @@ class Device:
                     replies[row], source[row], lag_items[row], lag_s[row] = reply, "cloud", 0, 0
         self.outcomes.update(source)
         parts = self._parts(batch, replies, Ages(lag_items, lag_s))
-        return Answer(parts, tuple(source), lag_items, wait_ms, asked)
+        return Answer(parts, tuple(source), lag_items, wait_ms, asked, tuple(replies))
 
     def refresh(self, batch: SequenceBatch) -> None:
         """Ask for every user and keep what comes, without answering anybody."""

@@ -8,6 +8,13 @@ loss is a softmax over the whole catalogue at every masked position, theirs as w
 back from the newest position, so that the mask of a request stands where the newest item of a window stood;
 blocks are pre-norm, and the output has no bias per item. The mask is a vector of its own and no row of the
 item table, so nothing can recommend it.
+
+A causal encoder's state contains the newest item from the first step on, and items that follow each other
+come to lie close together; a mask's state contains only what attention and the layer of Eq. 7 carry to it, and
+their random maps must be learnt first. Three options mend this: attention begins as a mean of the items that a
+mask sees, Eq. 7 is left out, and masks are not dropped out. On Beauty they are worth more than all else that
+was tuned: after five epochs validation NDCG@10 is .033 with the last alone, .040 with the first and the last,
+.049 with the first two, and .052 with all three. The preset `bert4rec_paper` has none of them.
 """
 
 from __future__ import annotations
@@ -20,7 +27,7 @@ from torch import nn
 
 from recbench.models.base import DotScorer, Paper, Recipe, at_least
 from recbench.models.causal import initialise
-from recbench.nn.attention import check_heads, padding_mask
+from recbench.nn.attention import SelfAttention, check_heads, padding_mask
 from recbench.nn.dropout import check_rate
 from recbench.nn.encoder import SequenceEncoder
 from recbench.nn.losses import FullSoftmax, Loss
@@ -45,6 +52,9 @@ class BERT4Rec(DotScorer):
         max_len: most recent items that are looked at, besides the mask.
         mask_rate: share of a window's items that are masked; the paper's rho, .6 on Beauty.
         last_only_rate: share of windows of which the newest item alone is masked, as in a request.
+        drops_masks: whether `embedding_dropout` is on masks as on items.
+        begin_as_mean: values and output of every attention begin as the identity, not at random.
+        has_head: a linear layer, GELU and norm between a mask's state and the item table (Eq. 7).
         loss: how masked states are pulled towards their items.
         recipe: how it is trained.
     """
@@ -68,6 +78,9 @@ class BERT4Rec(DotScorer):
         max_len: int = 50,
         mask_rate: float = 0.2,
         last_only_rate: float = 0.1,
+        drops_masks: bool = True,
+        begin_as_mean: bool = False,
+        has_head: bool = True,
         loss: Loss | None = None,
         recipe: Recipe = Recipe(),
     ) -> None:
@@ -84,6 +97,7 @@ class BERT4Rec(DotScorer):
         self.dropout, self.embedding_dropout = dropout, embedding_dropout
         self.max_len = max_len
         self.mask_rate, self.last_only_rate = mask_rate, last_only_rate
+        self.drops_masks, self.begin_as_mean, self.has_head = drops_masks, begin_as_mean, has_head
         self.criterion = loss or FullSoftmax()
 
     def build(self, catalog: Catalog) -> None:
@@ -99,8 +113,14 @@ class BERT4Rec(DotScorer):
             embedding_dropout=self.embedding_dropout,
             max_len=self.max_len + 1,
         )
-        self.head = nn.Sequential(nn.Linear(self.dim, self.dim), nn.GELU(), nn.LayerNorm(self.dim))  # Eq. 7
+        self.head: nn.Module = nn.Identity()
+        if self.has_head:
+            self.head = nn.Sequential(nn.Linear(self.dim, self.dim), nn.GELU(), nn.LayerNorm(self.dim))
         self.apply(initialise)
+        if self.begin_as_mean:
+            for module in self.modules():
+                if isinstance(module, SelfAttention):
+                    module.begin_as_mean()
 
     def loss(self, batch: SequenceBatch) -> Tensor:
         """Every masked position guesses its item; history and target are a window's items alike."""
@@ -132,5 +152,6 @@ class BERT4Rec(DotScorer):
     def _states(self, window: Tensor, is_masked: Tensor, *, newest_only: bool = False) -> Tensor:
         """(B, L, D) states of `window` where it can be seen and of masks where it cannot."""
         x = torch.where(is_masked[..., None], self.mask.weight, self.items(window))
-        states: Tensor = self.encoder(x, padding_mask(window), newest_only=newest_only)
+        whole = None if self.drops_masks else is_masked
+        states: Tensor = self.encoder(x, padding_mask(window), newest_only=newest_only, whole=whole)
         return states

@@ -32,14 +32,14 @@ from torch import nn
 
 from recbench.data.tag_groups import tag_groups
 from recbench.edge.abstract import Abstracter, ItemWords, TemplateAbstracter
-from recbench.edge.adapting import AdapterTraining, abstract_lessons, learn
-from recbench.edge.agents import LanguageAbstracter, LanguagePlanner
+from recbench.edge.adapting import AdapterTraining, abstract_lessons, explanation_lessons, learn
+from recbench.edge.agents import EXPLAINER, LanguageAbstracter, LanguagePlanner, explain
 from recbench.edge.cloud import Cloud
 from recbench.edge.leaks import LeakDetector
-from recbench.edge.messages import Abstract
+from recbench.edge.messages import Abstract, Plan
 from recbench.edge.planned import PlannedBrain, Scope, pasts_of
-from recbench.edge.planner import Planner, RulePlanner
-from recbench.edge.ranking_plan import SIZES, TAG_COUNTS, Encoder, Offer
+from recbench.edge.planner import FixedPlanner, Planner, RulePlanner
+from recbench.edge.ranking_plan import SIZES, TAG_COUNTS, Encoder, Offer, RankingPlan, read_plan
 from recbench.edge.strategist import Meaning, Reader, Strategist
 from recbench.errors import UsageError
 from recbench.models.base import Paper, Recipe, Stage, at_least, require_prefixes
@@ -65,6 +65,8 @@ if TYPE_CHECKING:
 TrainEncoder = Literal["before", "together", "both"]
 _TABLE_DEVIATION = 0.02  # of a fresh item table
 _USERS_PER_BLOCK = 4096
+_SKILLS = _ABSTRACT, _EXPLAIN = "abstract", "explain"  # adapters of the device's language model
+_NUM_EXPLAINED = 3  # items of an explanation
 
 
 class CDA4Rec(Collaborative):
@@ -74,8 +76,9 @@ class CDA4Rec(Collaborative):
         encoder: reads the history on the device (Eq. 4), and ranks alone without a cloud; SASRec when None.
         graph: the second encoder that plans may choose, over the first one's item table; none when None.
         lm: makes vectors of texts in the cloud (Eq. 1 and 2).
-        device_lm: writes abstracts on the device; the template does when None, and where it says too much.
-        adapters: how the device's language model learns to write them; by a planner that is a language model.
+        device_lm: writes on the device: abstracts, which without it, or where it says too much, a template
+            does; and explanations.
+        adapters: how it learns to write both, from a planner that is a language model.
         text_dim: S, principal components of the item texts.
         table_from: what the item table begins as: random numbers, or the item texts' components.
         train_encoder: before the fusion, by its own recipe, and fixed then; together with it; or both.
@@ -126,12 +129,12 @@ class CDA4Rec(Collaborative):
         self.encoder, self.graph = encoder or SASRec(), graph
         self.lm_options, self.device_lm_options = lm, device_lm
         self.text_dim, self.table_from, self.adapters = text_dim, table_from, adapters
-        if adapters.num_users and not (
+        if (adapters.num_users or adapters.num_explained) and not (
             device_lm and device_lm.lora.rank and isinstance(planner, LanguagePlanner)
         ):
             raise ValueError(
-                "adapters.num_users needs a device_lm with lora.rank above 0, and planner LanguagePlanner to "
-                "judge what it writes"
+                "adapters.num_users and adapters.num_explained need a device_lm with lora.rank above 0, and "
+                "planner LanguagePlanner to judge what it writes"
             )
         self.train_encoder, self.scope = train_encoder, scope
         self.planner = planner or RulePlanner()
@@ -166,7 +169,11 @@ class CDA4Rec(Collaborative):
         self.register_buffer("kept_betas", torch.zeros(catalog.num_users, 1))
 
     def stages(self, data: InteractionData) -> Iterator[Stage]:
-        """Read the items (Eq. 1), train the encoders (Eq. 4), keep abstracts, train the fusion (Eq. 5-10)."""
+        """Read the items (Eq. 1), train the encoders (Eq. 4), keep abstracts, train the fusion (Eq. 5-10).
+
+        The device's language model learns to write abstracts (Eq. 8) before any are kept, and to explain
+        (Eq. 9) when there is something to explain.
+        """
         yield Stage("read", self, data, solve=lambda: self._read_items(data.catalog))
         self._reader = Reader(self.lm, self.projection)
         if self.table_from == "text":
@@ -184,6 +191,22 @@ class CDA4Rec(Collaborative):
         self.cross(self.boundary)
         yield Stage("train", self, shown, self.recipe)
         self.cross(self.boundary)
+        if self.adapters.num_explained:
+            yield Stage("explain", self, data, solve=lambda: self._learn_to_explain(data))
+
+    def explain(self, batch: SequenceBatch, *, num_items: int = _NUM_EXPLAINED) -> list[str]:
+        """Why each user's best items were recommended, in words that the device writes and keeps.
+
+        Args:
+            batch: B users.
+            num_items: that an explanation is of.
+
+        Raises:
+            UsageError: the device has no language model.
+        """
+        if self.slm is None:
+            raise UsageError("explanations need a language model on the device: set device_lm")
+        return explain(self.slm, *self._recommended(batch, num_items), adapter=_EXPLAIN)
 
     def loss(self, batch: SequenceBatch) -> Tensor:
         """Fused vectors towards the next items (Eq. 10, or softmax over the catalogue)."""
@@ -257,8 +280,9 @@ class CDA4Rec(Collaborative):
         self.words = ItemWords.of(catalog, groups=self.offer.tags)
         if self.device_lm_options is None:
             return TemplateAbstracter(self.words)
-        self.slm = LanguageModel(self.device_lm_options)
-        return LanguageAbstracter(self.slm, self.words, LeakDetector.of(catalog, groups=self.offer.tags))
+        self.slm = LanguageModel(self.device_lm_options, adapters=_SKILLS)
+        detector = LeakDetector.of(catalog, groups=self.offer.tags)
+        return LanguageAbstracter(self.slm, self.words, detector, adapter=_ABSTRACT)
 
     def _states(self, batch: SequenceBatch) -> Tensor:
         """(B, D) the encoder's, as in service where it does not learn."""
@@ -276,14 +300,35 @@ class CDA4Rec(Collaborative):
         table[1:, : vectors.shape[1]] = whitened(vectors, scale=_TABLE_DEVIATION)
 
     def _adapt(self, data: InteractionData) -> None:
-        """Teach the device's language model on the newest training moments of some users (Eq. 8)."""
+        """Teach the device's language model abstracts (Eq. 8)."""
         assert isinstance(self.abstracter, LanguageAbstracter)
         assert isinstance(self.planner, LanguagePlanner)
-        users, positions = data.moments(1)
-        rows = np.random.default_rng(0).permutation(len(users))[: self.adapters.num_users]
-        pasts = [one.reveal() for one in pasts_of(data.moment(users[rows], positions[rows]))]
+        pasts = [one.reveal() for one in pasts_of(_some_moments(data, self.adapters.num_users))]
         lessons = abstract_lessons(self.abstracter, self.planner, pasts, self.offer, self.adapters)
-        learn(self.abstracter.lm, lessons, self.adapters, system=self.abstracter.system)
+        learn(self.abstracter.lm, lessons, self.adapters, system=self.abstracter.system, adapter=_ABSTRACT)
+
+    def _learn_to_explain(self, data: InteractionData) -> None:
+        """Teach the device's language model what the planner's says of recommendations (Eq. 9)."""
+        assert isinstance(self.planner, LanguagePlanner)
+        assert self.planner.lm is not None
+        assert self.slm is not None
+        batch = _some_moments(data, self.adapters.num_explained)
+        lessons = explanation_lessons(self.planner.lm, *self._recommended(batch, _NUM_EXPLAINED))
+        learn(self.slm, lessons, self.adapters, system=EXPLAINER, adapter=_EXPLAIN)
+
+    def _recommended(self, batch: SequenceBatch, num_items: int) -> tuple[list[RankingPlan], list[list[str]]]:
+        """(B,) how each request was worked on, and the titles of what came of it.
+
+        Who was served by the device alone has a plan of the device's own: no words, and the user's own tags.
+        """
+        answer = self.answer(batch)
+        own = FixedPlanner(beta=0.0, size=self.offer.sizes[0], num_tags=self.offer.counts()[0])
+        plans = own.plan(self.abstracter.abstract(pasts_of(batch)), self.offer)
+        for row, reply in enumerate(answer.replies):
+            if isinstance(reply, Plan):
+                plans[row] = read_plan(reply.text, self.offer).plan
+        best = answer.recommend(num_items).items.tolist()
+        return plans, [[self.words.titles[item] for item in items if item] for items in best]
 
     def _keep(self, data: InteractionData) -> None:
         """What abstracts and plans of the newest training moment say."""
@@ -296,6 +341,13 @@ class CDA4Rec(Collaborative):
             plans = self.planner.plan(abstracts, self.offer)
             self.kept_texts[batch.users] = strategist.read(abstracts, [plan.alpha for plan in plans])
             self.kept_betas[batch.users, 0] = torch.tensor([plan.beta for plan in plans])
+
+
+def _some_moments(data: InteractionData, num_users: int) -> SequenceBatch:
+    """The newest training moments of some users, the same for every seed."""
+    users, positions = data.moments(1)
+    rows = np.random.default_rng(0).permutation(len(users))[:num_users]
+    return data.moment(users[rows], positions[rows])
 
 
 def _counted(outcomes: Mapping[str, int]) -> str:

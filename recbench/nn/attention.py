@@ -98,6 +98,15 @@ class SelfAttention(nn.Module):
         out: Tensor = self.project_out(mixed.transpose(1, 2).flatten(2))
         return out
 
+    @torch.no_grad()
+    def begin_as_mean(self) -> None:
+        """Make values and output the identity, so that what comes out is a weighted mean of what came in."""
+        dim = self.project_out.weight.shape[0]
+        nn.init.eye_(self.project_in.weight[-dim:])
+        nn.init.eye_(self.project_out.weight)
+        self.project_in.bias[-dim:].zero_()
+        self.project_out.bias.zero_()
+
     def _project(self, x: Tensor, *, newest_only: bool) -> tuple[Tensor, ...]:
         """Queries, keys and values; only the newest position asks where only its answer is wanted."""
         if not newest_only:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 
 from recbench.nn.attention import TransformerBlock
@@ -53,10 +54,21 @@ class SequenceEncoder(nn.Module):
         )
         self.output_norm = nn.LayerNorm(dim)
 
-    def forward(self, x: Tensor, mask: Tensor | None, *, newest_only: bool = False) -> Tensor:
-        """(B, L, D) -> (B, L, D); with `newest_only` (B, 1, D), the last block asking for one position."""
+    def forward(
+        self, x: Tensor, mask: Tensor | None, *, newest_only: bool = False, whole: Tensor | None = None
+    ) -> Tensor:
+        """(B, L, D) -> (B, L, D); with `newest_only` (B, 1, D), the last block asking for one position.
+
+        Args:
+            x: vectors, before their places are added.
+            mask: who looks at whom.
+            newest_only: whether one state is enough.
+            whole: (B, L) True where nothing of the input is dropped out in training.
+        """
         places = self.places.weight[: x.shape[1]].flip(0)  # the newest is at 0, whatever the padding
-        x = self.input_dropout(self.input_norm(x + places))
+        x = self.input_norm(x + places)
+        dropped = self.input_dropout(x)
+        x = dropped if whole is None else torch.where(whole[..., None], x, dropped)
         for number, block in enumerate(self.blocks, start=1):
             x = block(x, mask, newest_only=newest_only and number == len(self.blocks))
         out: Tensor = self.output_norm(x)

@@ -10,6 +10,7 @@ bits, 2 GB less for Llama-3.1-8B; norms and the loss are computed in 32 bits any
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,7 +22,7 @@ from recbench.nn.lm_options import LanguageModelOptions, Lora
 from recbench.nn.lm_tokens import Tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -39,6 +40,7 @@ class LanguageModel(nn.Module):
 
     Args:
         options: which one, and how it is held.
+        adapters: what its sets of adapters are called, if it has any; the first is in use.
 
     Raises:
         UsageError: there is no model of that name.
@@ -48,16 +50,19 @@ class LanguageModel(nn.Module):
 
     base_id: Tensor  # (32,) bytes: which base the adapters belong to
 
-    def __init__(self, options: LanguageModelOptions) -> None:
+    def __init__(self, options: LanguageModelOptions, *, adapters: Sequence[str] = ("default",)) -> None:
         super().__init__()
         self.options = options
+        self.adapters = tuple(adapters) if options.lora.rank else ()
         self.model, tokenizer, base_id = lm_loading.load(options)
         limit = getattr(self.model.config, "max_position_embeddings", None) or options.max_tokens
         self.tokens = Tokens(tokenizer, max_tokens=min(limit, options.max_tokens))
         self.register_buffer("base_id", base_id)
         self.model.requires_grad_(False)
-        if options.lora.rank:
-            lm_loading.add_adapters(self.model, options.lora)
+        self.adapter = ""
+        if self.adapters:
+            lm_loading.add_adapters(self.model, options.lora, self.adapters)
+            self.adapter = self.adapters[0]
         if options.checkpointing:
             lm_loading.recompute(self.model)
         self._prefix = ""
@@ -78,6 +83,29 @@ class LanguageModel(nn.Module):
     def is_seq2seq(self) -> bool:
         """Whether an encoder reads and a decoder writes, as in T5."""
         return bool(self.model.config.is_encoder_decoder)
+
+    @contextmanager
+    def adapted_by(self, name: str) -> Iterator[None]:
+        """Compute with the adapters of `name` while this holds; a model without adapters stays as it is.
+
+        An empty name changes nothing.
+
+        Raises:
+            ValueError: the model's adapters have other names.
+        """
+        if name and self.adapters and name not in self.adapters:
+            raise ValueError(f"no adapters are called {name!r}; there are {', '.join(self.adapters)}")
+        before = self.adapter
+        self._use(name)
+        try:
+            yield
+        finally:
+            self._use(before)
+
+    def _use(self, name: str) -> None:
+        if self.adapters and name and name != self.adapter:
+            lm_loading.use_adapter(self.model, name)
+            self.adapter = name
 
     def embed(self, texts: Sequence[str], *, is_cached: bool = True) -> NDArray[np.float32]:
         """(n, D) mean over the real tokens of the last layer, of the encoder where there is one.

@@ -9,6 +9,7 @@ import hashlib
 import importlib
 import json
 import logging
+import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -20,6 +21,7 @@ from recbench.errors import DataError, ResourceError
 from recbench.nn.lm_sizes import PUBLIC
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from recbench.nn.lm_options import LanguageModelOptions, Lora
@@ -74,8 +76,10 @@ def load(options: LanguageModelOptions) -> Loaded:
     return Loaded(model.to(device) if options.quantize == "none" else model, tokenizer, base_id)
 
 
-def add_adapters(model: nn.Module, lora: Lora) -> None:
-    """Put adapters, in 32 bits, on the layers that `lora` names; only they are trained.
+def add_adapters(model: nn.Module, lora: Lora, names: Sequence[str] = ("default",)) -> None:
+    """Put adapters, in 32 bits, on the layers that `lora` names, one set for each of `names`.
+
+    Only they are trained; the first is in use.
 
     Raises:
         ValueError: the model has no layer of such a name.
@@ -92,10 +96,24 @@ def add_adapters(model: nn.Module, lora: Lora) -> None:
     config = peft.LoraConfig(
         r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=list(targets)
     )
-    peft.inject_adapter_in_model(config, model)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several sets are meant
+        for name in names:
+            peft.inject_adapter_in_model(config, model, name)
+    use_adapter(model, names[0])
     for weight in model.parameters():
         if weight.requires_grad:
             weight.data = weight.data.float()
+
+
+def use_adapter(model: nn.Module, name: str) -> None:
+    """Compute with the adapters of `name` from now on; all of them stay trainable."""
+    peft = package("peft")
+    for module in model.modules():
+        if isinstance(module, peft.tuners.tuners_utils.BaseTunerLayer):
+            module.set_adapter(name)
+            for adapters in (module.lora_A, module.lora_B):
+                adapters.requires_grad_(True)
 
 
 def recompute(model: Any) -> None:

@@ -56,7 +56,8 @@ def embed(model: LanguageModel, texts: Sequence[str], *, is_cached: bool) -> NDA
 def model_key(model: LanguageModel) -> str:
     """What the vectors of a model are kept under: base, numbers, longest text, and adapters if any."""
     options = model.options
-    found = hashlib.sha256(f"{options.quantize} {options.dtype} {options.max_tokens}".encode())
+    words = [options.quantize, options.dtype, str(options.max_tokens), *filter(None, [model.adapter])]
+    found = hashlib.sha256(" ".join(words).encode())
     for name, value in sorted(model.adapter_state().items()):
         found.update(name.encode())
         found.update(value.cpu().numpy().tobytes())

@@ -9,8 +9,21 @@ import torch
 from tiny_lm import byte_llama
 
 from recbench.edge.abstract import Abstracted, ItemWords, Past
-from recbench.edge.adapting import AdapterTraining, Lesson, abstract_lessons, learn, plan_losses
-from recbench.edge.agents import LanguageAbstracter, LanguagePlanner, plan_prompt
+from recbench.edge.adapting import (
+    AdapterTraining,
+    Lesson,
+    abstract_lessons,
+    explanation_lessons,
+    learn,
+    plan_losses,
+)
+from recbench.edge.agents import (
+    LanguageAbstracter,
+    LanguagePlanner,
+    explain,
+    explanation_prompt,
+    plan_prompt,
+)
 from recbench.edge.leaks import LeakDetector
 from recbench.edge.ranking_plan import Offer, plan_of
 from recbench.nn.language_model import LanguageModel
@@ -100,6 +113,34 @@ def test_lessons_are_learnt_by_the_adapters_alone(folder: str) -> None:
     changed = {name for name, weight in lm.named_parameters() if not torch.equal(weight, before[name])}
     assert changed == {name for name, weight in lm.named_parameters() if weight.requires_grad}
     assert all("lora" in name for name in changed)
+
+
+def test_one_skill_leaves_the_other_as_it_was(folder: str) -> None:
+    options = LanguageModelOptions(name=folder, max_tokens=300, lora=Lora(rank=4, dropout=0.0))
+    lm = LanguageModel(options, adapters=("abstract", "explain"))
+    before = {name: weight.clone() for name, weight in lm.named_parameters()}
+    lessons = [Lesson("what?", "jazz and tea"), Lesson("who?", "books")]
+    learn(lm, lessons, AdapterTraining(num_epochs=3, lr=0.02), system="s", adapter="explain")
+    changed = {name for name, weight in lm.named_parameters() if not torch.equal(weight, before[name])}
+    assert changed
+    assert all(".explain." in name for name in changed)
+    assert lm.adapter == "abstract"
+
+
+def test_explanations_are_learnt_word_for_word_from_the_teacher(folder: str) -> None:
+    teacher = LanguageModel(LanguageModelOptions(name=folder, max_tokens=300))
+    titles = [["Blue Hall"], ["Tea House", "Blue Hall"]]
+    lessons = explanation_lessons(teacher, [GOLD, GOLD], titles)
+    said = explain(teacher, [GOLD, GOLD], titles)
+    assert [lesson.answer for lesson in lessons] == said
+    assert [lesson.prompt for lesson in lessons] == [explanation_prompt(GOLD, some) for some in titles]
+
+
+def test_silence_is_not_learnt(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher = LanguageModel(LanguageModelOptions(name=folder, max_tokens=300))
+    monkeypatch.setattr(teacher, "generate", lambda *_, **__: ["  ", "since you like tea"])
+    lessons = explanation_lessons(teacher, [GOLD, GOLD], [["Blue Hall"], ["Tea House"]])
+    assert [lesson.answer for lesson in lessons] == ["since you like tea"]
 
 
 def test_a_model_without_adapters_learns_nothing(folder: str) -> None:

@@ -178,6 +178,51 @@ class TestRequest:
         torch.testing.assert_close(model.loss(batch), wanted)
 
 
+@torch.no_grad()
+def test_a_mask_begins_with_the_items_that_it_sees(
+    data_of: Callable[..., InteractionData], batch_of: Callable[..., SequenceBatch]
+) -> None:
+    """With the identity for a start the newest state leans to the items of the history, at random to none."""
+
+    def pull(**options: Any) -> float:
+        pulls = []
+        for seed in range(20):
+            torch.manual_seed(seed)
+            model = model_of(dim=64, has_head=False, **options)
+            model.build(data_of([[*range(1, N + 1)]]).catalog)
+            scores = model.eval().score(batch_of([[3, 1, 4]]))[0]
+            pulls.append((scores[[3, 1, 4]].mean() - scores[1:].mean()) / scores[1:].std())
+        return float(torch.stack(pulls).mean())
+
+    assert pull(begin_as_mean=True) > 0.6
+    assert abs(pull(begin_as_mean=False)) < 0.3
+
+
+def test_masks_may_be_kept_whole_in_training(data_of: Callable[..., InteractionData]) -> None:
+    """A lone mask has nothing else to be dropped, so what it gives is the same every time."""
+
+    def states(*, drops_masks: bool) -> list[Tensor]:
+        torch.manual_seed(0)
+        model = model_of(embedding_dropout=0.5, drops_masks=drops_masks)
+        model.build(data_of([[1, 2, 3, N]]).catalog)
+        model.train()
+        window, is_masked = torch.tensor([[5]]), torch.tensor([[True]])
+        return [model._states(window, is_masked) for _ in range(2)]
+
+    assert torch.equal(*states(drops_masks=False))
+    assert not torch.equal(*states(drops_masks=True))
+
+
+@torch.no_grad()
+def test_without_a_head_states_meet_the_items_as_they_are(
+    built: Callable[..., BERT4Rec], batch_of: Callable[..., SequenceBatch]
+) -> None:
+    model, batch = built(has_head=False), batch_of([[3, 1]])
+    window, is_masked = torch.tensor([[3, 1, 1]]), torch.tensor([[False, False, True]])
+    state = model._states(window, is_masked)[0, -1]
+    torch.testing.assert_close(model.score(batch)[0, 1:], model.items.weight[1:] @ state)
+
+
 def test_another_loss_may_be_given() -> None:
     loss = BCE()
     assert BERT4Rec(loss=loss).criterion is loss

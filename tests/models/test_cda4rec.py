@@ -17,6 +17,7 @@ from tiny_lm import byte_llama
 
 from recbench.edge.abstract import Abstracted
 from recbench.edge.adapting import AdapterTraining
+from recbench.edge.agents import LanguagePlanner
 from recbench.edge.auditor import Auditor, PrivacyError
 from recbench.edge.messages import Abstract, Plan, decode, encode
 from recbench.edge.planner import FixedPlanner, RulePlanner
@@ -26,7 +27,7 @@ from recbench.evaluate import evaluate
 from recbench.models import CDA4Rec, SASRec, SurgeTF
 from recbench.models.base import Recipe, Recommender
 from recbench.models.collaborative import Boundary
-from recbench.nn.lm_options import LanguageModelOptions
+from recbench.nn.lm_options import LanguageModelOptions, Lora
 from recbench.training import TrainerOptions, train
 
 if TYPE_CHECKING:
@@ -303,7 +304,7 @@ class TestTraining:
 
 
 def test_adapters_need_somebody_to_judge(setting: Setting) -> None:
-    with pytest.raises(ValueError, match=r"needs a device_lm with lora.rank above 0, and planner"):
+    with pytest.raises(ValueError, match=r"need a device_lm with lora.rank above 0, and planner"):
         cda(setting.lm, device_lm=setting.lm, adapters=AdapterTraining(num_users=3))
 
 
@@ -322,3 +323,59 @@ def test_a_language_model_on_the_device_writes_what_is_safe(setting: Setting, ba
     assert model.slm is not None
     assert set(model.slm.parameters()) <= set(model.sides()["device"].parameters())
     assert "abstracts by LanguageAbstracter" in model.notes()[0]
+
+
+class TestSkills:
+    """A device with a language model of its own, and a planner in the cloud that teaches it."""
+
+    @pytest.fixture(scope="class")
+    def skilled(self, tmp_path_factory: pytest.TempPathFactory) -> Setting:
+        folder = byte_llama(tmp_path_factory.mktemp("slm"))
+        lm = LanguageModelOptions(name=folder, max_tokens=64)
+        device_lm = LanguageModelOptions(name=folder, max_tokens=900, lora=Lora(rank=2, dropout=0.0))
+        planner = LanguagePlanner(lm=LanguageModelOptions(name=folder, max_tokens=900), max_new_tokens=8)
+        adapters = AdapterTraining(num_users=2, num_explained=3, num_samples=1, num_epochs=1, lr=0.01)
+        model = cda(lm, device_lm=device_lm, adapters=adapters, planner=planner)
+        data = small_data().restricted(np.arange(6))
+        return Setting(data, taught(model, data, tmp_path_factory.mktemp("stages")), lm)
+
+    def test_both_skills_are_learnt_and_kept(self, skilled: Setting) -> None:
+        assert [stage.name for stage in skilled.model.stages(skilled.data)] == [
+            *("read", "device", "adapt", "abstract", "train", "explain")
+        ]
+        assert skilled.model.slm is not None
+        state = skilled.model.slm.adapter_state()
+        moved = {name.split(".")[-2] for name, w in state.items() if "lora_B" in name and w.abs().sum() > 0}
+        assert moved == {"abstract", "explain"}  # B begins at zero
+
+    def test_explanations_are_of_what_is_recommended(
+        self, skilled: Setting, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        model, batch = skilled.model, skilled.data.request(np.arange(4))
+        assert model.slm is not None
+        asked: list[str] = []
+
+        def generate(prompts: Sequence[str], **_: object) -> list[str]:
+            if any("Recommended" in prompt for prompt in prompts):
+                assert model.slm is not None
+                assert model.slm.adapter == "explain"
+                asked.extend(prompts)
+            return ["jazz"] * len(prompts)
+
+        monkeypatch.setattr(model.slm, "generate", generate)
+        assert model.explain(batch, num_items=2) == ["jazz"] * 4
+        best = model.recommend(batch, 2).items.tolist()
+        for prompt, items in zip(asked, best, strict=True):
+            named = "; ".join(model.words.titles[item] for item in items)
+            assert prompt.startswith(f"Recommended: {named}.")
+
+    def test_without_a_cloud_the_device_explains_what_it_ranked_alone(self, skilled: Setting) -> None:
+        model = copy.copy(skilled.model)
+        model.cross(Boundary(policy=Never()))
+        plans, titles = model._recommended(skilled.data.request(np.arange(4)), 2)
+        assert [plan.beta for plan in plans] == [0.0] * 4
+        assert all(len(some) == 2 for some in titles)
+
+    def test_a_device_without_a_model_cannot_explain(self, setting: Setting, batch: SequenceBatch) -> None:
+        with pytest.raises(UsageError, match="set device_lm"):
+            setting.model.explain(batch)
