@@ -10,11 +10,11 @@ blocks are pre-norm, and the output has no bias per item. The mask is a vector o
 item table, so nothing can recommend it.
 
 A causal encoder's state contains the newest item from the first step on, and items that follow each other
-come to lie close together; a mask's state contains only what attention and the layer of Eq. 7 carry to it, and
-their random maps must be learnt first. Three options mend this: attention begins as a mean of the items that a
-mask sees, Eq. 7 is left out, and masks are not dropped out. On Beauty they are worth more than all else that
-was tuned: after five epochs validation NDCG@10 is .033 with the last alone, .040 with the first and the last,
-.049 with the first two, and .052 with all three. The preset `bert4rec_paper` has none of them.
+come to lie close together; a mask's state contains only what attention and the layer of Eq. 7 carry to it,
+and their random maps must be learnt first. Three options mend this: attention begins as a mean of the items
+that a mask sees, Eq. 7 is left out, and masks are not dropped out. On Beauty they are worth more than all
+else that was tuned: after five epochs validation NDCG@10 is .033 with the last alone, .040 with the first and
+the last, .049 with the first two, and .052 with all three. The preset `bert4rec_paper` has none of them.
 """
 
 from __future__ import annotations
