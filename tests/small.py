@@ -6,7 +6,7 @@ import functools
 import inspect
 import json
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import tiny_lm
 import torch
@@ -17,6 +17,7 @@ from recbench.data.synthetic import demo
 from recbench.fit import TrainerOptions, fit
 from recbench.models.base import Recipe, Recommender
 from recbench.nn.lm_options import LanguageModelOptions
+from recbench.training import train
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from recbench.data.prepared import Prepared
     from recbench.data.samples import Samples
 
+Method = TypeVar("Method", bound=Recommender)
 WIDTHS = {"dim": 8, "hidden": 16, "num_layers": 1, "num_heads": 2, "max_len": 50}
 RECIPE = Recipe(
     lr=0.01, weight_decay=0.1, batch_size=32, max_epochs=4, schedule="linear", warmup_steps=3, clip=1.0
@@ -65,6 +67,18 @@ def small_model(cls: type[Recommender], recipe: Recipe = RECIPE, **options: Any)
     if "train_encoder" in known:  # else it learns from a sample per user, and the tests count steps
         options = {"train_encoder": "both"} | options
     return cls(recipe=recipe, **{key: value for key, value in WIDTHS.items() if key in known} | options)
+
+
+def taught(model: Method, folder: Path, data: InteractionData | None = None, *, seed: int = 0) -> Method:
+    """Built and trained as `fit` does, without a record; its stages are kept below `folder`."""
+    data = data or small_data()
+    torch.manual_seed(seed)
+    model.build(data.catalog)
+    options = TrainerOptions(progress=False)
+    with data.training(), torch.enable_grad():
+        for stage in model.stages(data):
+            train(stage, folder, options, seed=seed, resume=False, logger=None)
+    return model.eval()
 
 
 def run(folder: Path, model: Recommender, data: InteractionData | None = None, **options: Any) -> Path:

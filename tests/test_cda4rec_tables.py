@@ -7,13 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from small import small_data, small_model
+from small import small_data, small_model, taught
 
 from recbench.evaluate import evaluate
 from recbench.metrics import per_user
 from recbench.models import CDA4Rec
-from recbench.training import TrainerOptions, train
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 import cda4rec
@@ -23,17 +21,11 @@ from recbench.edge.planner import FixedPlanner, RulePlanner
 
 @pytest.fixture(scope="module")
 def views(tmp_path_factory: pytest.TempPathFactory) -> cda4rec.Views:
-    data = small_data()
+    data = small_data(heldout_rate=0.2)
     options = {"sizes": (5, 10, 20, 50), "tag_counts": (1, 2, 4), "scope": "candidates"}
     model = small_model(CDA4Rec, train_encoder="before", **options)
     assert isinstance(model, CDA4Rec)
-    torch.manual_seed(0)
-    model.build(data.catalog)
-    folder = tmp_path_factory.mktemp("stages")
-    with data.training():
-        for stage in model.stages(data):
-            train(stage, folder, TrainerOptions(progress=False), seed=0, resume=False, logger=None)
-    return cda4rec.Views(model.eval(), data)
+    return cda4rec.Views(taught(model, tmp_path_factory.mktemp("stages"), data), data)
 
 
 def test_views_are_the_method_under_other_plans(views: cda4rec.Views) -> None:
@@ -64,6 +56,16 @@ def test_shares_are_chosen_on_validation(views: cda4rec.Views) -> None:
     assert oracle >= single
 
 
+def test_unseen_users_are_asked_for_with_few_items(views: cda4rec.Views) -> None:
+    found = {row.name: row for row in cda4rec.unseen(views)}
+    assert len(found) == 2 * (len(cda4rec.KNOWN) + 1)
+    assert {len(row.values) for row in found.values()} == {30}  # a fifth of 150
+    assert not np.array_equal(found["as trained, 1 items"].values, found["as trained, all items"].values)
+    model, data = views.model.encoder, views.data.showing(1)
+    wanted = per_user(evaluate(model, data, users="heldout").ranks, cda4rec.SHOWN)
+    np.testing.assert_array_equal(found["encoder alone, 1 items"].values, wanted)
+
+
 def test_differences_are_answered() -> None:
     low = cda4rec.Row("low", np.zeros((50, 4)))
     high = cda4rec.Row("high", np.ones((50, 4)))
@@ -82,7 +84,8 @@ def test_the_report_prints_every_table(views: cda4rec.Views, monkeypatch: pytest
         "by length of the history",
         "Answers",
         "gives away",
-        "| cold |",
+        "Users that nobody trained on",
+        "| lte |",
     ):
         assert title in lines
     assert "v5, SURGE" not in lines  # this device has no graph

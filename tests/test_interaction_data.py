@@ -463,3 +463,11 @@ def test_impossible_options_are_refused(options: dict[str, Any], message: str) -
 def test_an_empty_training_batch_is_refused(four: InteractionData) -> None:
     with pytest.raises(ValueError, match="batch_size must be at least 1 sample, got 0"):
         four.batched(0, seed=0)
+
+
+def test_fewer_items_may_be_shown_while_as_many_are_seen(unique: InteractionData) -> None:
+    whole, short = by_user(unique.test_dataloader()), by_user(unique.showing(2).test_dataloader())
+    for user, (history, target, seen) in whole.items():
+        assert short[user] == (history[-2:], target, seen)
+    with pytest.raises(ValueError, match="num_items must be at least 1 item, got 0"):
+        unique.showing(0)

@@ -6,13 +6,13 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import torch
-from small import run_folder, small_data
+from small import run_folder, small_data, taught
 
 from recbench.bench.plan import read_plan
 from recbench.cli import main
@@ -21,27 +21,14 @@ from recbench.evaluate import evaluate
 from recbench.metrics import means
 from recbench.models import LastItem
 from recbench.models.collaborative import Boundary
-from recbench.training import TrainerOptions, train
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 sys.path.insert(0, str(Path(__file__).parent / "edge"))
 import staleness
 from minimal import Minimal
 
-if TYPE_CHECKING:
-    from recbench.models.base import Recommender
-
-OPTIONS = TrainerOptions(progress=False)
 SVG = "{http://www.w3.org/2000/svg}"
 DAY = 86_400
-
-
-def taught(model: Recommender, folder: Path) -> Recommender:
-    data = small_data()
-    model.build(data.catalog)
-    for stage in model.stages(data):
-        train(stage, folder, OPTIONS, seed=0, resume=False, logger=None)
-    return model.eval()
 
 
 @pytest.fixture(scope="module")

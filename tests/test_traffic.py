@@ -6,11 +6,11 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import torch
-from small import run_folder, small_data
+from small import run_folder, small_data, taught
 
 from recbench.cli import main
 from recbench.edge.policy import Always, Never, RandomBudget
@@ -18,25 +18,11 @@ from recbench.evaluate import evaluate
 from recbench.metrics import means
 from recbench.models import LastItem
 from recbench.models.collaborative import Boundary
-from recbench.training import TrainerOptions, train
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 sys.path.insert(0, str(Path(__file__).parent / "edge"))
 import traffic
 from minimal import Minimal
-
-if TYPE_CHECKING:
-    from recbench.models.base import Recommender
-
-OPTIONS = TrainerOptions(progress=False)
-
-
-def taught(model: Recommender, folder: Path) -> Recommender:
-    data = small_data()
-    model.build(data.catalog)
-    for stage in model.stages(data):
-        train(stage, folder, OPTIONS, seed=0, resume=False, logger=None)
-    return model.eval()
 
 
 @pytest.fixture(scope="module")

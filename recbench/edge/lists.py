@@ -67,13 +67,19 @@ def are_known(lists: Sequence[NDArray[np.int32]], num_items: int) -> bool:
 def stacked(replies: Sequence[Reply], device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
     """(B, C) items, 0-padded on the right, and their scores, -inf there."""
     lists = [reply for reply in replies if isinstance(reply, Candidates)]
-    lengths = np.array([len(found.items) for found in lists])
+    items = padded_items([found.items for found in lists])
+    scores = np.full(items.shape, -np.inf, dtype=np.float32)
+    scores[items.numpy() != 0] = np.concatenate([found.scores for found in lists])
+    return items.to(device), torch.from_numpy(scores).to(device)
+
+
+def padded_items(lists: Sequence[NDArray[np.int32]]) -> Tensor:
+    """(B, C) the items of each list, 0-padded on the right."""
+    lengths = np.array([len(items) for items in lists])
     inside = np.arange(lengths.max()) < lengths[:, None]
     items = np.zeros(inside.shape, dtype=np.int64)
-    scores = np.full(inside.shape, -np.inf, dtype=np.float32)
-    items[inside] = np.concatenate([found.items for found in lists])
-    scores[inside] = np.concatenate([found.scores for found in lists])
-    return torch.from_numpy(items).to(device), torch.from_numpy(scores).to(device)
+    items[inside] = np.concatenate(lists)
+    return torch.from_numpy(items)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

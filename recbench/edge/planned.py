@@ -13,7 +13,7 @@ import torch.nn.functional as F  # noqa: N812 - PyTorch's own name for it
 
 from recbench.edge.abstract import Past
 from recbench.edge.brain import Brain
-from recbench.edge.lists import ScoredList, are_known
+from recbench.edge.lists import ScoredList, are_known, padded_items
 from recbench.edge.messages import Abstract, Plan, encode
 from recbench.edge.parameters import ScoredCatalog
 from recbench.edge.privacy import Private
@@ -94,7 +94,7 @@ class PlannedBrain(Brain):
         users = self.fused(batch, plans, semantic)
         if self.scope == "catalogue":
             return ScoredCatalog(users @ self.items.weight.T)
-        items = _stacked([reply.items for reply in replies]).to(device)
+        items = padded_items([reply.items for reply in replies]).to(device)
         return ScoredList(items, self._scores(users, items), self.num_items)
 
     def fused(self, batch: SequenceBatch, plans: Sequence[RankingPlan], semantic: Tensor) -> Tensor:
@@ -145,12 +145,3 @@ def padded(question: Abstract) -> Abstract:
     """The same, its frame filled up with blanks to a multiple of `STEP` bytes."""
     size = _BARE + len(question.text.encode()) + len(question.query.encode())
     return Abstract(question.user, question.text, question.num_items, question.query, " " * (-size % STEP))
-
-
-def _stacked(lists: Sequence[np.ndarray[Any, Any]]) -> Tensor:
-    """(B, C) items, 0-padded on the right."""
-    lengths = np.array([len(items) for items in lists])
-    inside = np.arange(lengths.max()) < lengths[:, None]
-    items = np.zeros(inside.shape, dtype=np.int64)
-    items[inside] = np.concatenate(lists)
-    return torch.from_numpy(items)

@@ -37,6 +37,7 @@ from recbench.edge.agents import EXPLAINER, LanguageAbstracter, LanguagePlanner,
 from recbench.edge.cloud import Cloud
 from recbench.edge.leaks import LeakDetector
 from recbench.edge.messages import Abstract, Plan
+from recbench.edge.parameters import weights_version
 from recbench.edge.planned import PlannedBrain, Scope, pasts_of
 from recbench.edge.planner import FixedPlanner, Planner, RulePlanner
 from recbench.edge.ranking_plan import SIZES, TAG_COUNTS, Encoder, Offer, RankingPlan, read_plan
@@ -235,7 +236,7 @@ class CDA4Rec(Collaborative):
             meaning=self.meaning,
             items=self.encoder.items.weight.detach(),
             retrieval=self.retrieval,
-            version=self.version,
+            version=self._weights_version(),
         )
 
     def device_side(self) -> PlannedBrain:
@@ -249,7 +250,7 @@ class CDA4Rec(Collaborative):
             items=self.encoder.items,
             offer=self.offer,
             scope=self.scope,
-            version=self.version,
+            version=self._weights_version(),
         )
 
     def public_words(self) -> tuple[str, ...]:
@@ -283,6 +284,10 @@ class CDA4Rec(Collaborative):
         self.slm = LanguageModel(self.device_lm_options, adapters=_SKILLS)
         detector = LeakDetector.of(catalog, groups=self.offer.tags)
         return LanguageAbstracter(self.slm, self.words, detector, adapter=_ABSTRACT)
+
+    def _weights_version(self) -> str:
+        """Of what both sides must have alike."""
+        return weights_version(self.version, self.meaning, self.encoder.items)
 
     def _states(self, batch: SequenceBatch) -> Tensor:
         """(B, D) the encoder's, as in service where it does not learn."""

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
-from small import small_data
+from small import small_data, taught
 from tiny_lm import byte_llama
 
 from recbench.edge.abstract import Abstracted
@@ -55,21 +55,12 @@ def cda(lm: LanguageModelOptions, **options: object) -> CDA4Rec:
     return CDA4Rec(**settings | {"recipe": SHORT} | options)  # type: ignore[arg-type]
 
 
-def taught(model: CDA4Rec, data: InteractionData, folder: Path) -> CDA4Rec:
-    torch.manual_seed(0)
-    model.build(data.catalog)
-    with data.training(), torch.enable_grad():
-        for stage in model.stages(data):
-            train(stage, folder, TrainerOptions(progress=False), seed=0, resume=False, logger=None)
-    return model.eval()
-
-
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
     lm = LanguageModelOptions(name=byte_llama(tmp_path_factory.mktemp("lm")), max_tokens=64)
     data = small_data()
     model = cda(lm, planner=RulePlanner(sizes=(20, 20, 5), tag_counts=(4, 4, 2)))
-    return Setting(data, taught(model, data, tmp_path_factory.mktemp("stages")), lm)
+    return Setting(data, taught(model, tmp_path_factory.mktemp("stages"), data), lm)
 
 
 @pytest.fixture
@@ -263,7 +254,7 @@ class TestTraining:
 
     @pytest.mark.parametrize("how", ["together", "both"])
     def test_both_learn_together(self, how: str, setting: Setting, tmp_path: Path) -> None:
-        model = taught(cda(setting.lm, train_encoder=how), setting.data, tmp_path)
+        model = taught(cda(setting.lm, train_encoder=how), tmp_path, setting.data)
         assert (tmp_path / "device.ckpt").exists() == (how == "both")
         assert evaluate(model, setting.data).ranks.rank.min() >= 1
 
@@ -286,7 +277,7 @@ class TestTraining:
         graph = SurgeTF(dim=16, hidden=16, attention_hidden=8, recipe=SHORT)
         planner = FixedPlanner(encoder="surge", beta=0.0)
         model = taught(
-            cda(setting.lm, graph=graph, planner=planner, scope="catalogue"), setting.data, tmp_path
+            cda(setting.lm, graph=graph, planner=planner, scope="catalogue"), tmp_path, setting.data
         )
         assert model.graph is not None
         assert model.graph.items is model.encoder.items
@@ -337,7 +328,7 @@ class TestSkills:
         adapters = AdapterTraining(num_users=2, num_explained=3, num_samples=1, num_epochs=1, lr=0.01)
         model = cda(lm, device_lm=device_lm, adapters=adapters, planner=planner)
         data = small_data().restricted(np.arange(6))
-        return Setting(data, taught(model, data, tmp_path_factory.mktemp("stages")), lm)
+        return Setting(data, taught(model, tmp_path_factory.mktemp("stages"), data), lm)
 
     def test_both_skills_are_learnt_and_kept(self, skilled: Setting) -> None:
         assert [stage.name for stage in skilled.model.stages(skilled.data)] == [

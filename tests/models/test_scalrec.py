@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
-from small import small_data
+from small import small_data, taught
 from tiny_lm import byte_llama
 
 from recbench.edge.abstract import Abstracted
@@ -51,21 +51,12 @@ def scal(lm: LanguageModelOptions, **options: object) -> SCaLRec:
     return SCaLRec(**{"encoder": encoder, "lm": lm, "recipe": SHORT} | sizes | options)  # type: ignore[arg-type]
 
 
-def taught(model: SCaLRec, data: InteractionData, folder: Path) -> SCaLRec:
-    torch.manual_seed(0)
-    model.build(data.catalog)
-    with data.training(), torch.enable_grad():
-        for stage in model.stages(data):
-            train(stage, folder, TrainerOptions(progress=False), seed=0, resume=False, logger=None)
-    return model.eval()
-
-
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
     lm = LanguageModelOptions(name=byte_llama(tmp_path_factory.mktemp("lm")), max_tokens=128)
     data = small_data()
     model = scal(lm, budget=0.2)
-    return Setting(data, taught(model, data, tmp_path_factory.mktemp("stages")), lm)
+    return Setting(data, taught(model, tmp_path_factory.mktemp("stages"), data), lm)
 
 
 @pytest.fixture
