@@ -8,12 +8,18 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from tiny_lm import llama
+from torch import nn
 
 from recbench.data.catalog import Catalog
 from recbench.errors import UsageError
-from recbench.nn.semantics import Projection, item_texts, whitened
+from recbench.nn.language_model import LanguageModel
+from recbench.nn.lm_options import LanguageModelOptions
+from recbench.nn.semantics import DEVIATION, Projection, begin_with_texts, item_texts, whitened
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
 
@@ -85,3 +91,28 @@ class TestItemTexts:
     def test_none_at_all_is_refused(self) -> None:
         with pytest.raises(UsageError, match="needs item text, but this data set's item features are: none"):
             item_texts(self.catalog())
+
+
+def test_a_table_begins_with_the_components_of_the_texts(tmp_path: Path) -> None:
+    folder = llama(tmp_path / "lm", width=32)
+    lm, texts = LanguageModelOptions(name=folder, max_tokens=16), [f"w{n} w{n + 3}" for n in range(30)]
+    catalog = Catalog(
+        2,
+        30,
+        pl.DataFrame({"item": range(1, 31), "raw_id": [str(n) for n in range(30)], "text": texts}),
+        np.zeros(31, dtype=np.int64),
+    )
+    torch.manual_seed(0)
+    table = nn.Embedding(31, 40, padding_idx=0)
+    before = table.weight.detach().clone()
+    begin_with_texts(table, lm, catalog)
+    after = table.weight.detach()
+    assert (after[0] == 0).all()
+    vectors = LanguageModel(lm).embed(texts)
+    _, values, basis = np.linalg.svd(vectors - vectors.mean(0), full_matrices=False)
+    leading = (vectors - vectors.mean(0)) @ basis[0]
+    agreement = np.corrcoef(leading, after[1:, 0])[0, 1]
+    assert abs(agreement) == pytest.approx(1, abs=1e-3)
+    rank = int((values > 1e-4).sum())
+    np.testing.assert_allclose(after[1:, : rank - 1].std(0), DEVIATION, rtol=1e-3)
+    assert torch.equal(after[1:, 32:], before[1:, 32:])  # the model has 32 numbers a text

@@ -52,7 +52,7 @@ from recbench.nn.language_model import LanguageModel
 from recbench.nn.lm_options import LanguageModelOptions
 from recbench.nn.losses import FullSoftmax, Loss
 from recbench.nn.retrieval import TagRetrieval
-from recbench.nn.semantics import Projection, item_texts, whitened
+from recbench.nn.semantics import Projection, item_texts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -64,7 +64,6 @@ if TYPE_CHECKING:
     from recbench.data.module import InteractionData
 
 TrainEncoder = Literal["before", "together", "both"]
-_TABLE_DEVIATION = 0.02  # of a fresh item table
 _USERS_PER_BLOCK = 4096
 _SKILLS = _ABSTRACT, _EXPLAIN = "abstract", "explain"  # adapters of the device's language model
 _NUM_EXPLAINED = 3  # items of an explanation
@@ -81,7 +80,6 @@ class CDA4Rec(Collaborative):
             does; and explanations.
         adapters: how it learns to write both, from a planner that is a language model.
         text_dim: S, principal components of the item texts.
-        table_from: what the item table begins as: random numbers, or the item texts' components.
         train_encoder: before the fusion, by its own recipe, and fixed then; together with it; or both.
         planner: in the cloud; by rule when None.
         scope: whether the device ranks what the cloud retrieved, or the catalogue that it holds anyway.
@@ -113,7 +111,6 @@ class CDA4Rec(Collaborative):
         device_lm: LanguageModelOptions | None = None,
         adapters: AdapterTraining = AdapterTraining(),
         text_dim: int = 128,
-        table_from: Literal["random", "text"] = "random",
         train_encoder: TrainEncoder = "before",
         planner: Planner | None = None,
         scope: Scope = "candidates",
@@ -129,7 +126,7 @@ class CDA4Rec(Collaborative):
         require_prefixes(recipe, "every sample has a plan of its own")
         self.encoder, self.graph = encoder or SASRec(), graph
         self.lm_options, self.device_lm_options = lm, device_lm
-        self.text_dim, self.table_from, self.adapters = text_dim, table_from, adapters
+        self.text_dim, self.adapters = text_dim, adapters
         if (adapters.num_users or adapters.num_explained) and not (
             device_lm and device_lm.lora.rank and isinstance(planner, LanguagePlanner)
         ):
@@ -177,10 +174,9 @@ class CDA4Rec(Collaborative):
         """
         yield Stage("read", self, data, solve=lambda: self._read_items(data.catalog))
         self._reader = Reader(self.lm, self.projection)
-        if self.table_from == "text":
-            self._begin_with_texts(data.catalog)
-        if self.train_encoder != "together":
-            yield from (stage.of("device") for stage in self.encoder.stages(data))
+        for stage in self.encoder.stages(data):
+            if self.train_encoder != "together" or stage.solve:  # what comes before training comes anyway
+                yield stage.of("device")
         if self.graph is not None:
             self.encoder.items.requires_grad_(False)
             yield from (stage.of("graph") for stage in self.graph.stages(data))
@@ -296,13 +292,6 @@ class CDA4Rec(Collaborative):
 
     def _read_items(self, catalog: Catalog) -> None:
         self.projection.fit(self.lm.embed(item_texts(catalog)))
-
-    @torch.no_grad()
-    def _begin_with_texts(self, catalog: Catalog) -> None:
-        """The item table from the item texts, as spread out as a random one."""
-        table = self.encoder.items.weight
-        vectors = self.projection(self.lm.embed(item_texts(catalog)))[:, : table.shape[1]]
-        table[1:, : vectors.shape[1]] = whitened(vectors, scale=_TABLE_DEVIATION)
 
     def _adapt(self, data: InteractionData) -> None:
         """Teach the device's language model abstracts (Eq. 8)."""

@@ -8,6 +8,9 @@ hands; what differs here, and is worth half as much again, is stated as argument
 over the whole catalogue. Places count back from the newest item, or are distances, a learned bias in the
 attention, which is ahead in the first epochs and level at the end. The input is normalised before the first
 block; blocks are pre-norm. The `sasrec_paper` preset turns these back.
+
+The item table may begin as what a language model makes of the item texts, and is trained from there
+(Harte et al., RecSys 2023, do so with other models): preset `sasrec_text`.
 """
 
 from __future__ import annotations
@@ -17,16 +20,21 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from torch import nn
 
-from recbench.models.base import Paper, Recipe, at_least
+from recbench.models.base import Paper, Recipe, Stage, at_least
 from recbench.models.causal import BlockScorer, initialise
 from recbench.nn.attention import TransformerBlock, causal_mask, check_heads
 from recbench.nn.dropout import Dropout, check_rate
-from recbench.nn.losses import Loss  # noqa: TC001 - the command line reads the annotation
+from recbench.nn.lm_options import LanguageModelOptions  # noqa: TC001 - the command line reads the annotation
+from recbench.nn.losses import Loss  # noqa: TC001 - the same
+from recbench.nn.semantics import begin_with_texts
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
 
     from recbench.data.catalog import Catalog
+    from recbench.data.module import InteractionData
 
 
 class SASRec(BlockScorer):
@@ -43,6 +51,8 @@ class SASRec(BlockScorer):
         positions: a learned bias for each distance in the attention (relative), or an embedding of the place,
             counted back from the newest item or forward from the oldest one shown.
         normalise_input: LayerNorm on the sum of item and position.
+        table_from: the language model whose principal components of the item texts the item table begins
+            as; random numbers when None.
         loss: how hidden states are pulled towards their next items.
         recipe: how it is trained.
     """
@@ -63,6 +73,7 @@ class SASRec(BlockScorer):
         max_len: int = 50,
         positions: Literal["relative", "from_newest", "from_oldest"] = "from_newest",
         normalise_input: bool = True,
+        table_from: LanguageModelOptions | None = None,
         loss: Loss | None = None,
         recipe: Recipe = Recipe(),
     ) -> None:
@@ -76,6 +87,7 @@ class SASRec(BlockScorer):
         self.max_len = max_len
         self.positions = positions
         self.normalise_input = normalise_input
+        self.table_from = table_from
 
     def build(self, catalog: Catalog) -> None:
         """Item and position tables, blocks, final norm."""
@@ -96,6 +108,13 @@ class SASRec(BlockScorer):
         )
         self.output_norm = nn.LayerNorm(self.dim)
         self.apply(initialise)
+
+    def stages(self, data: InteractionData) -> Iterator[Stage]:
+        """Read the items' texts, where the table begins with them; then train."""
+        if self.table_from is not None:
+            lm = self.table_from
+            yield Stage("read", self, data, solve=lambda: begin_with_texts(self.items, lm, data.catalog))
+        yield from super().stages(data)
 
     def run_blocks(self, history: Tensor, *, newest_only: bool) -> Tensor:
         """(B, L) items -> (B, L, D) states, each of which has seen the items up to its own."""

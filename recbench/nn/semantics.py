@@ -12,12 +12,18 @@ import torch
 from torch import nn
 
 from recbench.errors import UsageError
+from recbench.nn.language_model import LanguageModel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
     from recbench.data.catalog import Catalog
+    from recbench.nn.lm_options import LanguageModelOptions
+
+# of the table's numbers in the beginning; SASRec's validation NDCG@10 on Beauty: .0762 with .02, .0789 with .1,
+# and with .3 after two epochs .038 instead of .060
+DEVIATION = 0.1
 
 
 def item_texts(catalog: Catalog) -> list[str]:
@@ -73,6 +79,29 @@ class Projection(nn.Module):
         """(n, E) -> (n, S)."""
         given = torch.as_tensor(vectors, dtype=self.mean.dtype, device=self.mean.device)
         return (given - self.mean) @ self.components
+
+
+@torch.no_grad()
+def begin_with_texts(table: nn.Embedding, lm: LanguageModelOptions, catalog: Catalog) -> None:
+    """Set rows 1..N of a fresh item table to the item texts' components, each of deviation `DEVIATION`.
+
+    The leading ones come first; columns for which there are no components stay as they are.
+
+    Args:
+        table: (N + 1, D), row 0 for padding.
+        lm: reads the texts.
+        catalog: has them.
+
+    Raises:
+        UsageError: nothing is written about any item.
+        ResourceError: the language model's weights are not here.
+    """
+    vectors = LanguageModel(lm).embed(item_texts(catalog))
+    projection = Projection(vectors.shape[1], table.embedding_dim)
+    projection.fit(vectors)
+    found = whitened(projection(vectors), scale=DEVIATION).to(table.weight.device)
+    is_there = found.abs().sum(0) > 0
+    table.weight[1:, is_there] = found[:, is_there]
 
 
 def whitened(vectors: Tensor, *, scale: float) -> Tensor:
