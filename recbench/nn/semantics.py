@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from recbench.data.catalog import Catalog
     from recbench.nn.lm_options import LanguageModelOptions
 
-# of the table's numbers in the beginning; SASRec's validation NDCG@10 on Beauty: .0762 with .02, .0789 with .1,
-# and with .3 after two epochs .038 instead of .060
+# of the table's numbers in the beginning. SASRec's validation NDCG@10 on Beauty is .0762 with .02, .0789 with
+# .1, and with .3, after two epochs, .038 instead of .060.
 DEVIATION = 0.1
 
 
