@@ -5,6 +5,7 @@ B users, L history, D width of the item table, N items, C candidates.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 Scope = Literal["candidates", "catalogue"]
 STEP = 256  # bytes: uplink frames are a multiple of it, so that lengths tell little
 _BARE = len(encode(Abstract("", "", 0)))
+_PLANS_KEPT = 4096
 _MOST_GATHERED = 1 << 22  # numbers: more are cheaper as a product with the whole table
 
 
@@ -64,6 +66,7 @@ class PlannedBrain(Brain):
     ) -> None:
         self.abstracter, self.encoders, self.items = abstracter, dict(encoders), items
         self.offer, self.scope, self.version = offer, scope, version
+        self._read = lru_cache(maxsize=_PLANS_KEPT)(read_plan)  # each is checked, then used
 
     @property
     def num_items(self) -> int:
@@ -88,7 +91,7 @@ class PlannedBrain(Brain):
 
     def together(self, batch: SequenceBatch, replies: Sequence[Any]) -> Ranker:
         """Candidates, or everything, by the fused vector (Eq. 5-7)."""
-        plans = [read_plan(reply.text, self.offer).plan for reply in replies]
+        plans = [self._read(reply.text, self.offer).plan for reply in replies]
         device = self.items.weight.device
         semantic = torch.from_numpy(np.stack([reply.vector for reply in replies])).to(device)
         users = self.fused(batch, plans, semantic)
@@ -117,7 +120,7 @@ class PlannedBrain(Brain):
 
     def _is_usable(self, reply: Plan) -> bool:
         try:
-            is_plan = not read_plan(reply.text, self.offer).is_mended
+            is_plan = not self._read(reply.text, self.offer).is_mended
         except PlanError:
             return False
         is_vector = reply.vector.shape == (self.items.embedding_dim,) and np.isfinite(reply.vector).all()

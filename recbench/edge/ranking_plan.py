@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 if TYPE_CHECKING:
@@ -84,7 +84,14 @@ class RankingPlan:
 
     def text(self) -> str:
         """One line of JSON, shares of tags to three places."""
-        content = asdict(self) | {"tags": [[tag, round(share, 3)] for tag, share in self.tags]}
+        content = {
+            "alpha": self.alpha,
+            "tags": [[tag, round(share, 3)] for tag, share in self.tags],
+            "size": self.size,
+            "encoder": self.encoder,
+            "beta": self.beta,
+            "why": self.why,
+        }
         return json.dumps(content, ensure_ascii=False, separators=(",", ":"))
 
     def quotas(self) -> tuple[int, ...]:
