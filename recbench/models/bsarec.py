@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from recbench.data.catalog import Catalog
+    from recbench.nn.lm_options import LanguageModelOptions
     from recbench.nn.losses import Loss
 
 
@@ -142,6 +143,8 @@ class BSARec(BlockScorer):
         max_len: most recent items that are looked at, and places of the filter's window.
         alpha: share of the filter in every block, 0 to 1; the rest is attention's.
         cutoff: c of the paper; the filter's slow part is the mean and the c // 2 slowest frequencies.
+        table_from: the language model whose principal components of the item texts the item table begins
+            as; random numbers when None.
         loss: how states are pulled towards their next items.
         recipe: how it is trained; its samples must be prefixes.
     """
@@ -165,10 +168,11 @@ class BSARec(BlockScorer):
         max_len: int = 50,
         alpha: float = 0.7,
         cutoff: int = 5,
+        table_from: LanguageModelOptions | None = None,
         loss: Loss | None = None,
         recipe: Recipe = Recipe(samples="prefixes"),
     ) -> None:
-        super().__init__(loss=loss, recipe=recipe)
+        super().__init__(loss=loss, recipe=recipe, table_from=table_from)
         at_least(1, dim=dim, num_layers=num_layers, num_heads=num_heads, hidden=hidden, max_len=max_len)
         at_least(1, cutoff=cutoff)
         check_heads(dim, num_heads)

@@ -11,13 +11,18 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from recbench.models.base import DotScorer, Recipe, require_prefixes
+from recbench.models.base import DotScorer, Recipe, Stage, require_prefixes
 from recbench.nn.losses import FullSoftmax, Loss
+from recbench.nn.semantics import begin_with_texts
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
 
     from recbench.data.batch import SequenceBatch
+    from recbench.data.module import InteractionData
+    from recbench.nn.lm_options import LanguageModelOptions
 
 
 class CausalScorer(DotScorer):
@@ -33,13 +38,25 @@ class CausalScorer(DotScorer):
     Args:
         loss: how states are pulled towards their next items; softmax over the catalogue when None.
         recipe: how it is trained.
+        table_from: the language model whose view of the item texts the item table begins as; random numbers
+            when None.
     """
 
     items: nn.Embedding
 
-    def __init__(self, *, loss: Loss | None, recipe: Recipe) -> None:
+    def __init__(
+        self, *, loss: Loss | None, recipe: Recipe, table_from: LanguageModelOptions | None = None
+    ) -> None:
         super().__init__(recipe)
         self.criterion = loss or FullSoftmax()
+        self.table_from = table_from
+
+    def stages(self, data: InteractionData) -> Iterator[Stage]:
+        """Read the items' texts, where the table begins with them; then train."""
+        if self.table_from is not None:
+            lm = self.table_from
+            yield Stage("read", self, data, solve=lambda: begin_with_texts(self.items, lm, data.catalog))
+        yield from super().stages(data)
 
     @abstractmethod
     def hidden_states(self, history: Tensor) -> Tensor:

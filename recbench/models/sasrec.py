@@ -20,21 +20,17 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from torch import nn
 
-from recbench.models.base import Paper, Recipe, Stage, at_least
+from recbench.models.base import Paper, Recipe, at_least
 from recbench.models.causal import BlockScorer, initialise
 from recbench.nn.attention import TransformerBlock, causal_mask, check_heads
 from recbench.nn.dropout import Dropout, check_rate
 from recbench.nn.lm_options import LanguageModelOptions  # noqa: TC001 - the command line reads the annotation
 from recbench.nn.losses import Loss  # noqa: TC001 - the same
-from recbench.nn.semantics import begin_with_texts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from torch import Tensor
 
     from recbench.data.catalog import Catalog
-    from recbench.data.module import InteractionData
 
 
 class SASRec(BlockScorer):
@@ -77,7 +73,7 @@ class SASRec(BlockScorer):
         loss: Loss | None = None,
         recipe: Recipe = Recipe(),
     ) -> None:
-        super().__init__(loss=loss, recipe=recipe)
+        super().__init__(loss=loss, recipe=recipe, table_from=table_from)
         at_least(1, dim=dim, num_layers=num_layers, num_heads=num_heads, hidden=hidden, max_len=max_len)
         check_heads(dim, num_heads)
         check_rate(dropout)
@@ -87,7 +83,6 @@ class SASRec(BlockScorer):
         self.max_len = max_len
         self.positions = positions
         self.normalise_input = normalise_input
-        self.table_from = table_from
 
     def build(self, catalog: Catalog) -> None:
         """Item and position tables, blocks, final norm."""
@@ -108,13 +103,6 @@ class SASRec(BlockScorer):
         )
         self.output_norm = nn.LayerNorm(self.dim)
         self.apply(initialise)
-
-    def stages(self, data: InteractionData) -> Iterator[Stage]:
-        """Read the items' texts, where the table begins with them; then train."""
-        if self.table_from is not None:
-            lm = self.table_from
-            yield Stage("read", self, data, solve=lambda: begin_with_texts(self.items, lm, data.catalog))
-        yield from super().stages(data)
 
     def run_blocks(self, history: Tensor, *, newest_only: bool) -> Tensor:
         """(B, L) items -> (B, L, D) states, each of which has seen the items up to its own."""
