@@ -111,10 +111,14 @@ class TestRows:
     def test_the_sides_of_a_collaborative_method_are_named(self, root: Path) -> None:
         latency = {
             side: Latency(p50_ms=p, p95_ms=2 * p, p99_ms=3 * p, num_calls=9)
-            for side, p in (("cloud", 20.0), ("device", 1.0))
+            for side, p in (("cloud", 20.0), ("device", 1.0), ("network", 0.0))
         }
         record(root, "cda4rec", some_ranks(0.1), latency=latency)
-        assert main_table(root)["cda4rec"]["ms p50 / p95"] == "cloud 20.00 / 40.00, device 1.00 / 2.00"
+        latency["network"] = Latency(p50_ms=30.0, p95_ms=60.0, p99_ms=90.0, num_calls=9)
+        record(root, "far", some_ranks(0.2), latency=latency)
+        found = main_table(root)
+        assert found["cda4rec"]["ms p50 / p95"] == "cloud 20.00 / 40.00, device 1.00 / 2.00"
+        assert found["far"]["ms p50 / p95"].endswith(", network 30.00 / 60.00")
 
     def test_seeds_are_one_row_with_their_mean(self, root: Path) -> None:
         for seed, hits in enumerate((0.10, 0.11, 0.15)):

@@ -119,6 +119,8 @@ def _html_cell(cell: Cell) -> str:
     hint = f' title="{html.escape(cell.hint)}"' if cell.hint else ""
     value = f' class="number" data-value="{cell.value!r}"' if cell.value is not None else ""
     text = html.escape(cell.text)
+    if cell.value is not None and ", " in text:  # several numbers: a line each
+        text = "".join(f'<span class="parts">{part}</span>' for part in text.split(", "))
     if cell.is_best or cell.is_tied:
         text = f"<strong>{text}</strong>{'†' if cell.is_tied else ''}"
     return f"<td{value}{hint}>{text}</td>"

@@ -169,10 +169,14 @@ def _metric(row: Row, key: str) -> Cell:
 
 
 def _latency(row: Row) -> Cell:
-    """p50 / p95 of each side that takes part; named where there are several."""
+    """p50 / p95 of each side that takes part; named where there are several.
+
+    A network that was modelled as taking no time is left out.
+    """
     sides = [
         name.removesuffix(" p50_ms") for name in row if name.endswith(" p50_ms") and row[name] is not None
     ]
+    sides = [side for side in sides if side != "network" or row["network p95_ms"] > 0]
     if not sides:
         return Cell()
     times = [f"{row[f'{side} p50_ms']:.2f} / {row[f'{side} p95_ms']:.2f}" for side in sides]
