@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from recbench.data.catalog import Catalog
+    from recbench.edge.leaks import LeakDetector
     from recbench.edge.privacy import Private
 
 MIN_ITEMS = 20  # a kind of which there are fewer items says too much
@@ -113,17 +114,21 @@ class TemplateAbstracter(Abstracter):
 
     Args:
         words: of the items.
+        detector: finds what a query says of the history beyond whole titles; None where queries are none.
     """
 
-    def __init__(self, words: ItemWords) -> None:
-        self.words = words
+    def __init__(self, words: ItemWords, detector: LeakDetector | None = None) -> None:
+        self.words, self.detector = words, detector
 
     def abstract(self, pasts: Sequence[Private[Past]]) -> list[Abstracted]:
         """A sentence or two each."""
         return [self._of(private.reveal()) for private in pasts]
 
     def _of(self, past: Past) -> Abstracted:
-        return Abstracted(sanitised(past.query, past.items, self.words), self._text(past))
+        query = sanitised(past.query, past.items, self.words)
+        if query and self.detector is not None:
+            query = cut(self.detector.without(query, past.items, past.times_s), MAX_QUERY)
+        return Abstracted(query, self._text(past))
 
     def _text(self, past: Past) -> str:
         if not past.items:

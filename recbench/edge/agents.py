@@ -194,7 +194,7 @@ class LanguageAbstracter(Abstracter):
     ) -> None:
         self.lm, self.words, self.detector, self.adapter = lm, words, detector, adapter
         self.max_new_tokens, self.temperature, self.batch_size = max_new_tokens, temperature, batch_size
-        self.template = TemplateAbstracter(words)
+        self.template = TemplateAbstracter(words, detector)
         self.outcomes: Counter[str] = Counter()
 
     def abstract(self, pasts: Sequence[Private[Past]]) -> list[Abstracted]:

@@ -64,6 +64,22 @@ class LeakDetector:
             finding for variant in variants(text) for finding in self._of_variant(variant, items, numbers)
         ]
 
+    def without(self, text: str, items: Collection[int], times_s: Collection[int] = ()) -> str:
+        """`text` without what it says of the titles of `items`; empty if it still gives something away.
+
+        Args:
+            text: on its way out.
+            items: the whole history.
+            times_s: unix seconds of it.
+        """
+        if not self.findings(text, items, times_s):
+            return text
+        phrases = {shingle for item in items for shingle in self._shingles(item)}
+        for shingle in sorted(phrases & shingles(text), key=lambda one: (-len(one), one)):
+            words = r"\W+".join(map(re.escape, shingle.split(" ")))
+            text = re.sub(rf"(?<!\w){words}(?!\w)", "something", text, flags=re.IGNORECASE)
+        return "" if self.findings(text, items, times_s) else text
+
     def _of_variant(self, text: str, items: Collection[int], numbers: set[str]) -> Iterator[str]:
         words = {word.casefold() for word in _WORD.findall(text)}
         if said := words & numbers:

@@ -275,10 +275,10 @@ class CDA4Rec(Collaborative):
 
     def _make_abstracter(self, catalog: Catalog) -> Abstracter:
         self.words = ItemWords.of(catalog, groups=self.offer.tags)
-        if self.device_lm_options is None:
-            return TemplateAbstracter(self.words)
-        self.slm = LanguageModel(self.device_lm_options, adapters=_SKILLS)
         detector = LeakDetector.of(catalog, groups=self.offer.tags)
+        if self.device_lm_options is None:
+            return TemplateAbstracter(self.words, detector)
+        self.slm = LanguageModel(self.device_lm_options, adapters=_SKILLS)
         return LanguageAbstracter(self.slm, self.words, detector, adapter=_ABSTRACT)
 
     def _weights_version(self) -> str:

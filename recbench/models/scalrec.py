@@ -35,6 +35,7 @@ from recbench.data.tag_groups import tag_groups
 from recbench.edge.abstract import ItemWords, TemplateAbstracter
 from recbench.edge.calibrated import CalibratedBrain, Speaker, Trigger, ages_between, needs_of
 from recbench.edge.cloud import Cloud
+from recbench.edge.leaks import LeakDetector
 from recbench.edge.messages import Abstract
 from recbench.edge.parameters import weights_version
 from recbench.edge.planned import pasts_of
@@ -181,7 +182,8 @@ class SCaLRec(Collaborative):
         )
         self.scale = nn.Parameter(torch.ones(()))  # of the scores, as they are learnt by
         self.groups = tuple(tag_groups(catalog, max_groups=self.max_groups).members)
-        self.abstracter = TemplateAbstracter(ItemWords.of(catalog, groups=self.groups))
+        detector = LeakDetector.of(catalog, groups=self.groups)
+        self.abstracter = TemplateAbstracter(ItemWords.of(catalog, groups=self.groups), detector)
         popular = np.argsort(-catalog.popularity[1:], kind="stable")[: self.num_probes] + 1
         self.register_buffer("probes", torch.from_numpy(popular))
         self.register_buffer("needs", torch.full((catalog.num_users,), _NOT_KNOWN, dtype=torch.float64))

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from recbench.data.module import InteractionData
-from recbench.edge.abstract import ItemWords, TemplateAbstracter
+from recbench.edge.abstract import ItemWords, Past, TemplateAbstracter
 from recbench.edge.auditor import Auditor, PrivacyError
 from recbench.edge.leaks import LeakDetector, shingles
 from recbench.edge.lists import histories
 from recbench.edge.messages import Abstract, History, Patch, Question, Vector, encode
 from recbench.edge.planned import STEP, padded, pasts_of
+from recbench.edge.privacy import Private
 
 if TYPE_CHECKING:
     from recbench.data.synthetic import World
@@ -69,6 +70,28 @@ class TestLeakDetector:
     def test_what_may_not(self, text: str, what: str) -> None:
         found = DETECTOR.findings(text, [1, 2, 4], [1_356_998_400])
         assert any(what in finding for finding in found) if what else not found
+
+    @pytest.mark.parametrize(
+        ("text", "left"),
+        [
+            ("Mostly jazz and tea.", "Mostly jazz and tea."),
+            ("A place like 286 Station Road, or the like", "A place like something, or the like"),
+            ("at 286 STATION  ROAD EAST", "at 286 something"),
+            ("unforgettable-ness", "something"),
+            ("unforgettable ness and 286 station road", "something and something"),
+            ("b000vv1zmu", ""),  # a name is no part of a title: nothing is left
+            (base64.b64encode(b"286 Station Road").decode(), ""),
+        ],
+    )
+    def test_what_is_left_of_a_text(self, text: str, left: str) -> None:
+        assert DETECTOR.without(text, [1, 2, 4]) == left
+        assert DETECTOR.findings(left, [1, 2, 4]) == []
+
+    def test_a_query_that_names_part_of_a_title_is_mended_on_the_device(self) -> None:
+        words = ItemWords([()] * 5, DETECTOR.titles)
+        past = Private(Past([1, 2], [], "something like station road east please"))
+        (found,) = TemplateAbstracter(words, DETECTOR).abstract([past])
+        assert found.query == "something like something please"
 
     def test_shingles_stay_within_a_clause(self) -> None:
         assert shingles("Tea house, old town bar") == {"old town bar"}
