@@ -84,6 +84,7 @@ def test_the_report_prints_every_table(views: cda4rec.Views, monkeypatch: pytest
         "by length of the history",
         "Answers",
         "gives away",
+        "| cold |",
         "Users that nobody trained on",
         "| lte |",
     ):

@@ -82,14 +82,12 @@ class InteractionData(LightningDataModule):
         selection: Selection | None = None,
     ) -> None:
         super().__init__()
-        if max_len < 1:
-            raise ValueError(f"max_len must be at least 1 item, got {max_len}")
+        _at_least_1("item", max_len=max_len)
         if not 0 <= heldout_rate < 1:
             raise ValueError(
                 f"heldout_rate must lie in 0..1 with somebody left to train on, got {heldout_rate}"
             )
-        if eval_batch_size < 1:
-            raise ValueError(f"eval_batch_size must be at least 1 user, got {eval_batch_size}")
+        _at_least_1("user", eval_batch_size=eval_batch_size)
         rules = Protocol(split, validation_share, test_share, reach_km, reach_from, num_negatives)
         rules.check()
         self.name, self.max_len, self.mask_seen = name, max_len, mask_seen
@@ -222,8 +220,7 @@ class InteractionData(LightningDataModule):
         Raises:
             ValueError: that would be none.
         """
-        if num_items < 1:
-            raise ValueError(f"num_items must be at least 1 item, got {num_items}")
+        _at_least_1("item", num_items=num_items)
         other = copy.copy(self)
         other.max_len = num_items
         return other
@@ -248,8 +245,7 @@ class InteractionData(LightningDataModule):
         Raises:
             ValueError: that would be none.
         """
-        if num_items < 1:
-            raise ValueError(f"num_items must be at least 1 training item, got {num_items}")
+        _at_least_1("training item", num_items=num_items)
         other = copy.copy(self)
         other._newest = num_items
         other._cut_samples("positions")
@@ -294,8 +290,7 @@ class InteractionData(LightningDataModule):
 
     def batched(self, batch_size: int, seed: int, *, samples: Samples = "positions") -> Self:
         """Use `batch_size` samples per training step, in an order that `seed` and the epoch decide."""
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1 sample, got {batch_size}")
+        _at_least_1("sample", batch_size=batch_size)
         self.batch_size, self.seed, self._next_epoch = batch_size, seed, 1
         self._cut_samples(samples)
         return self
@@ -454,3 +449,14 @@ class InteractionData(LightningDataModule):
     def _query_list(self) -> list[str] | None:
         queries = self.prepared.queries
         return None if queries is None else queries.sort("user")["query"].to_list()
+
+
+def _at_least_1(unit: str, **counts: int) -> None:
+    """Refuse an option that counts `unit`s and would count none.
+
+    Raises:
+        ValueError: it is below 1.
+    """
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name} must be at least 1 {unit}, got {count}")

@@ -316,13 +316,20 @@ class CDA4Rec(Collaborative):
         Who was served by the device alone has a plan of the device's own: no words, and the user's own tags.
         """
         answer = self.answer(batch)
-        own = FixedPlanner(beta=0.0, size=self.offer.sizes[0], num_tags=self.offer.counts()[0])
-        plans = own.plan(self.abstracter.abstract(pasts_of(batch)), self.offer)
-        for row, reply in enumerate(answer.replies):
-            if isinstance(reply, Plan):
-                plans[row] = read_plan(reply.text, self.offer).plan
+        plans = [
+            read_plan(reply.text, self.offer).plan if isinstance(reply, Plan) else None
+            for reply in answer.replies
+        ]
+        if alone := [row for row, plan in enumerate(plans) if plan is None]:
+            own = FixedPlanner(beta=0.0, size=self.offer.sizes[0], num_tags=self.offer.counts()[0])
+            pasts = pasts_of(batch)
+            made = own.plan(self.abstracter.abstract([pasts[row] for row in alone]), self.offer)
+            for row, plan in zip(alone, made, strict=True):
+                plans[row] = plan
         best = answer.recommend(num_items).items.tolist()
-        return plans, [[self.words.titles[item] for item in items if item] for items in best]
+        return list(filter(None, plans)), [
+            [self.words.titles[item] for item in items if item] for items in best
+        ]
 
     def _keep(self, data: InteractionData) -> None:
         """What abstracts and plans of the newest training moment say."""

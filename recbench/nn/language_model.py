@@ -93,17 +93,18 @@ class LanguageModel(nn.Module):
         Raises:
             ValueError: the model's adapters have other names.
         """
-        if name and self.adapters and name not in self.adapters:
-            raise ValueError(f"no adapters are called {name!r}; there are {', '.join(self.adapters)}")
         before = self.adapter
-        self._use(name)
+        wanted = name if name and self.adapters else before
+        if wanted not in (before, *self.adapters):
+            raise ValueError(f"no adapters are called {name!r}; there are {', '.join(self.adapters)}")
+        self._use(wanted)
         try:
             yield
         finally:
             self._use(before)
 
     def _use(self, name: str) -> None:
-        if self.adapters and name and name != self.adapter:
+        if name != self.adapter:
             lm_loading.use_adapter(self.model, name)
             self.adapter = name
 
