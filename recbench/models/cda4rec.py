@@ -316,20 +316,19 @@ class CDA4Rec(Collaborative):
         Who was served by the device alone has a plan of the device's own: no words, and the user's own tags.
         """
         answer = self.answer(batch)
-        plans = [
-            read_plan(reply.text, self.offer).plan if isinstance(reply, Plan) else None
-            for reply in answer.replies
-        ]
-        if alone := [row for row, plan in enumerate(plans) if plan is None]:
+        plans = {
+            row: read_plan(reply.text, self.offer).plan
+            for row, reply in enumerate(answer.replies)
+            if isinstance(reply, Plan)
+        }
+        if alone := [row for row in range(len(batch)) if row not in plans]:
             own = FixedPlanner(beta=0.0, size=self.offer.sizes[0], num_tags=self.offer.counts()[0])
             pasts = pasts_of(batch)
             made = own.plan(self.abstracter.abstract([pasts[row] for row in alone]), self.offer)
-            for row, plan in zip(alone, made, strict=True):
-                plans[row] = plan
+            plans |= dict(zip(alone, made, strict=True))
         best = answer.recommend(num_items).items.tolist()
-        return list(filter(None, plans)), [
-            [self.words.titles[item] for item in items if item] for items in best
-        ]
+        titles = [[self.words.titles[item] for item in items if item] for items in best]
+        return [plans[row] for row in range(len(batch))], titles
 
     def _keep(self, data: InteractionData) -> None:
         """What abstracts and plans of the newest training moment say."""

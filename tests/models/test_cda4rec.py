@@ -335,16 +335,20 @@ class TestSkills:
         model, batch = skilled.model, skilled.data.request(np.arange(4))
         assert model.slm is not None
         asked: list[str] = []
+        written: list[str] = []
 
         def generate(prompts: Sequence[str], **_: object) -> list[str]:
             if any("Recommended" in prompt for prompt in prompts):
                 assert model.slm is not None
                 assert model.slm.adapter == "explain"
                 asked.extend(prompts)
+            else:
+                written.extend(prompts)
             return ["jazz"] * len(prompts)
 
         monkeypatch.setattr(model.slm, "generate", generate)
         assert model.explain(batch, num_items=2) == ["jazz"] * 4
+        assert len(written) == 4  # an abstract each, and no second one for who has a plan
         best = model.recommend(batch, 2).items.tolist()
         for prompt, items in zip(asked, best, strict=True):
             named = "; ".join(model.words.titles[item] for item in items)
