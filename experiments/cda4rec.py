@@ -1,6 +1,6 @@
 """CDA4Rec's tables from a trained run, without training anything.
 
-    python experiments/cda4rec.py RUN [--sample 200 --lm smollm2-135m] [--cases 20]
+    python experiments/cda4rec.py RUN
 
 Every view is the same weights under another planner, or another scope. What is chosen is chosen on
 validation: the shares of the rule for sparse, moderate and dense histories. The oracle takes the best share
@@ -9,37 +9,30 @@ answered by paired bootstraps over users against the encoder alone and among pla
 
 Of a run with `--data.heldout_rate`, users that nobody trained on ask with 1, 3, 5, 10 and all of their items.
 
-With `--sample` a language model writes abstracts and plans for so many users: how many are valid before they
-are mended, how far the plan of an abstract is from that of the raw history, seconds. With `--cases` it prints
-abstract, plan and explanation of some users. U users.
+What language models write is `cda4rec_words.py`'s business. U users.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import time
-from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
+from traffic import NETWORKS
 
 from recbench import runs
 from recbench.data.profile import LENGTH_GROUPS, length_group
 from recbench.edge.abstract import Abstracted, density
-from recbench.edge.agents import LanguageAbstracter, LanguagePlanner, explain
-from recbench.edge.leaks import LeakDetector
 from recbench.edge.planned import pasts_of
 from recbench.edge.planner import FixedPlanner, Planner, RandomPlanner, RulePlanner
-from recbench.edge.ranking_plan import PlanError, RankingPlan, read_plan
 from recbench.evaluate import evaluate
 from recbench.latency import measure
 from recbench.metrics import Difference, per_user
 from recbench.models.cda4rec import CDA4Rec
-from recbench.nn.lm_options import LanguageModelOptions
 from recbench.nn.semantics import item_texts
 
 if TYPE_CHECKING:
@@ -77,7 +70,6 @@ PAPER = {  # HR@10, Tables II and V
     }
 }
 KNOWN = (1, 3, 5, 10)  # items of an unseen user, Table VI
-NETWORKS = ("perfect", "wifi", "lte", "3g", "edge_of_cell")
 NUM_GUESSED = 50  # items an attacker may name
 
 
@@ -268,80 +260,6 @@ def parts(views: Views, *, num_calls: int = 200) -> Iterator[str]:
         )
 
 
-def written(views: Views, *, lm: str, num_users: int) -> Iterator[str]:
-    """What a language model makes of a fixed sample of users: abstracts, plans, and how long it takes."""
-    offer, model = views.model.offer, views.model
-    batch = views.data.request(np.random.default_rng(0).choice(views.data.users("known"), num_users, False))
-    options = LanguageModelOptions(name=lm, max_tokens=1024)
-    planner = LanguagePlanner(lm=options)
-    planner.prepare()
-    assert planner.lm is not None
-    detector = LeakDetector.of(views.data.catalog, groups=offer.tags)
-    abstracter = LanguageAbstracter(planner.lm, model.words, detector)
-    pasts = pasts_of(batch)
-    safe = model.abstracter.abstract(pasts)
-    start = time.perf_counter()
-    raw = abstracter.write([past.reveal() for past in pasts])
-    yield f"- {(time.perf_counter() - start) / num_users:.1f} s per abstract"
-    checked = [abstracter.sound(past.reveal(), text) for past, text in zip(pasts, raw, strict=True)]
-    unsafe = sum(
-        bool(detector.findings(text, past.reveal().items, past.reveal().times_s))
-        for text, past in zip(raw, pasts, strict=True)
-    )
-    yield f"- {unsafe / num_users:.1%} of its abstracts give something away as they are written; after the "
-    yield f"  rule {sum(map(bool, checked)) / num_users:.1%} can be sent, the template stands for the others"
-    start = time.perf_counter()
-    texts = planner.write(safe, offer)
-    yield f"- {(time.perf_counter() - start) / num_users:.1f} s per plan"
-    counts: Counter[str] = Counter()
-    for text in texts:
-        try:
-            counts["mended" if read_plan(text, offer).is_mended else "valid"] += 1
-        except PlanError:
-            counts["refused"] += 1
-    yield "- plans before repair: " + ", ".join(
-        f"{n / num_users:.1%} {name}" for name, n in sorted(counts.items())
-    )
-    told = [Abstracted(past.reveal().query, abstracter.prompt(past.reveal())) for past in pasts]
-    yield "- plan of the abstract against plan of the raw history: " + distance(
-        planner.plan(safe, offer), planner.plan(told, offer)
-    )
-
-
-def distance(ours: Sequence[RankingPlan], gold: Sequence[RankingPlan]) -> str:
-    """Mean differences between plans."""
-    pairs = list(zip(ours, gold, strict=True))
-    tags = [({t for t, _ in a.tags}, {t for t, _ in b.tags}) for a, b in pairs]
-    return (
-        f"alpha {np.mean([abs(a.alpha - b.alpha) for a, b in pairs]):.2f}, "
-        f"beta {np.mean([abs(a.beta - b.beta) for a, b in pairs]):.2f}, "
-        f"tags in common {np.mean([len(a & b) / len(a | b) for a, b in tags]):.2f}, "
-        f"same size {np.mean([a.size == b.size for a, b in pairs]):.2f}, "
-        f"same encoder {np.mean([a.encoder == b.encoder for a, b in pairs]):.2f}"
-    )
-
-
-def cases(views: Views, *, lm: str, number: int) -> Iterator[str]:
-    """Abstract, plan and explanation of some users, as they are made."""
-    model, offer = views.model, views.model.offer
-    batch = views.data.request(np.random.default_rng(0).choice(views.data.users("known"), number, False))
-    planner = LanguagePlanner(lm=LanguageModelOptions(name=lm, max_tokens=1024))
-    planner.prepare()
-    assert planner.lm is not None
-    abstracts = model.abstracter.abstract(pasts_of(batch))
-    written_plans, rule = planner.plan(abstracts, offer), RulePlanner().plan(abstracts, offer)
-    with torch.inference_mode():
-        best = model.recommend(batch, 3).items.tolist()
-    known = [["", *item_texts(views.data.catalog)][item][:80] for items in best for item in items]
-    titles = [known[start : start + 3] for start in range(0, len(known), 3)]
-    reasons = explain(planner.lm, rule, titles)
-    for row, (said, plan, by_rule) in enumerate(zip(abstracts, written_plans, rule, strict=True)):
-        yield f"\n## User {row + 1}\n"
-        yield f"- query: {said.query or '(none)'}\n- abstract: {said.text}"
-        yield f"- plan by {lm}: `{plan.text()}`\n- plan by rule: `{by_rule.text()}`"
-        yield f"- recommended: {'; '.join(titles[row])}\n- explanation by {lm}: {reasons[row]}"
-
-
 def table(title: str, rows: Sequence[Row], data: str) -> Iterator[str]:
     """Markdown, the paper's HR@10 in the last column."""
     printed = PAPER.get(data.partition("-")[0], {})
@@ -408,24 +326,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("run", type=Path, help="folder of a finished run of CDA4Rec")
-    parser.add_argument("--sample", type=int, default=0, help="users for whom a language model writes")
-    parser.add_argument(
-        "--cases", type=int, default=0, help="users whose abstract, plan, explanation are shown"
-    )
-    parser.add_argument("--lm", default="smollm2-135m", help="which language model")
     words = parser.parse_args()
     model, data = runs.restore(words.run)
     if not isinstance(model, CDA4Rec):
         parser.error(f"{words.run} is a run of {type(model).__name__}, not of CDA4Rec")
-    views = Views(model, data)
-    if words.cases:
-        lines = cases(views, lm=words.lm, number=words.cases)
-    elif words.sample:
-        lines = written(views, lm=words.lm, num_users=words.sample)
-    else:
-        lines = report(views)
-    for line in lines:
-        print(line, flush=True)
+    for text in report(Views(model, data)):
+        print(text, flush=True)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ import torch
 from remembering import remember
 
 from recbench import config, runs
+from recbench.edge.network import PROFILES
 from recbench.edge.policy import Always
 from recbench.evaluate import evaluate, request_latency
 from recbench.metrics import means
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from recbench.models.base import Recommender
     from recbench.results import Latency
 
-NETWORKS = ("perfect", "wifi", "lte", "3g", "edge_of_cell", "offline_windows")
+NETWORKS = tuple(name for name in PROFILES if name != "offline")  # where nobody can be asked
 ANY = "any"  # network of a method that asks nobody
 WORDS = ("cloud", "cache", "device")  # who may be served from
 MEASURED, BOTH = "computing", "computing + network"

@@ -127,8 +127,8 @@ class TemplateAbstracter(Abstracter):
     def _of(self, past: Past) -> Abstracted:
         query = sanitised(past.query, past.items, self.words)
         if query and self.detector is not None:
-            query = cut(self.detector.without(query, past.items, past.times_s), MAX_QUERY)
-        return Abstracted(query, self._text(past))
+            query = self.detector.without(query, past.items, past.times_s)
+        return Abstracted(cut(query, MAX_QUERY), self._text(past))
 
     def _text(self, past: Past) -> str:
         if not past.items:
@@ -150,21 +150,21 @@ def density(num_items: int) -> str:
     return "sparse" if num_items < 10 else "moderate" if num_items <= 50 else "dense"
 
 
-def sanitised(query: str, items: Sequence[int], words: ItemWords) -> str:
-    """`query` without addresses, numbers, names that people give themselves, and titles of the history.
+def sanitised(text: str, items: Sequence[int], words: ItemWords) -> str:
+    """`text` without addresses, numbers, names that people give themselves, and titles of the history.
 
     Args:
-        query: what the user asked for.
+        text: what the user asked for, or what a model says of the user.
         items: the history, whose titles must not be said.
         words: has the titles.
     """
-    if not query:  # as a rule; making a pattern of each title takes most of a request's time
+    if not text:  # as a rule; making a pattern of each title takes most of a request's time
         return ""
-    text = _NAMED.sub(r"\1someone", _PERSONAL.sub(" ", query))
+    text = _NAMED.sub(r"\1someone", _PERSONAL.sub(" ", text))
     for title in {words.titles[item] for item in items} - {""}:
         for part in (title, title.partition(",")[0], title.partition(" (")[0]):
             text = re.sub(rf"(?<!\w){re.escape(part)}(?!\w)", "something", text, flags=re.IGNORECASE)
-    return cut(" ".join(re.sub(r"\d+", " ", text).split()), MAX_QUERY)
+    return " ".join(re.sub(r"\d+", " ", text).split())
 
 
 def cut(text: str, limit: int) -> str:
