@@ -23,6 +23,7 @@ LEGEND = (
     "ms is the time of one recommendation for one user, compute only. Compare it, and training times, only "
     "between rows of the same machine.",
     "A trained model that does not beat the best counting model (popularity, last_item, itemknn) is marked.",
+    "Of several configurations of a method the first row is plain; others say what they have instead.",
     "Runs that diverged or failed are listed last and not ranked.",
     "Tables of one data set that differ in protocol, users or data fingerprint are not comparable.",
 )

@@ -84,7 +84,7 @@ def _title(key: str) -> str:
 
 
 def _names(rows: list[Row]) -> list[Cell]:
-    """Model names; those of several configurations of one model with the settings that differ."""
+    """Model names; of several configurations of one model all but the first say how they differ from it."""
     names = [row["model"] for row in rows]
     for model, count in Counter(names).items():
         if count > 1:
@@ -96,27 +96,32 @@ def _names(rows: list[Row]) -> list[Cell]:
 
 
 def variants(configs: list[dict[str, Any]]) -> list[str]:
-    """What tells each of `configs` from the others: `key=value, ...` of the settings that differ.
+    """What each of `configs` has otherwise than the first one: `key=value, ...`; the first has no label.
 
     A setting that only some have, such as one unknown to older records, is named only where nothing else
     tells them apart.
     """
-    flat = [dict(_leaves(config)) for config in configs]
-    keys = sorted({key for config in flat for key in config})
-    known = [{repr(config[key]) for config in flat if key in config} for key in keys]
-    labels = _labels(flat, [key for key, values in zip(keys, known, strict=True) if len(values) > 1])
-    if len(set(labels)) == len(labels):
-        return labels
-    return _labels(flat, [key for key in keys if len({repr(config.get(key)) for config in flat}) > 1])
+    first, *others = (dict(_leaves(config)) for config in configs)
+    labels = _labels(others, [_changed(first, config, both=True) for config in others])
+    if len({"", *labels}) < len(configs):
+        labels = _labels(others, [_changed(first, config, both=False) for config in others])
+    return ["", *labels]
 
 
-def _labels(configs: list[dict[str, Any]], differing: list[str]) -> list[str]:
+def _changed(first: dict[str, Any], config: dict[str, Any], *, both: bool) -> list[str]:
+    """Settings of another value than the first one's; with `both` only those that both have."""
+    keys = first.keys() & config.keys() if both else first.keys() | config.keys()
+    return sorted(key for key in keys if repr(first.get(key)) != repr(config.get(key)))
+
+
+def _labels(configs: list[dict[str, Any]], changed: list[list[str]]) -> list[str]:
     """`key=value, ...` of each, keys by their last word where that is clear."""
-    last = {key: key.rpartition(".")[2] for key in differing}
+    last = {key: key.rpartition(".")[2] for keys in changed for key in keys}
     shared = Counter(last.values())
     shown = {key: key if shared[name] > 1 else name for key, name in last.items()}
     return [
-        ", ".join(f"{shown[key]}={config[key]}" for key in differing if key in config) for config in configs
+        ", ".join(f"{shown[key]}={config.get(key)}" for key in keys)
+        for config, keys in zip(configs, changed, strict=True)
     ]
 
 
