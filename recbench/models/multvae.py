@@ -40,6 +40,7 @@ class MultVAE(DotScorer):
         dropout: share of a bag's items that training hides from the encoder.
         kl_weight: of the KL term after annealing; beta of the paper.
         annealing_steps: steps over which it grows from 0; 0 to have it from the start.
+        halves_products: do the three products with the catalogue in bfloat16; sums stay in float32.
         recipe: how it is trained.
     """
 
@@ -58,6 +59,7 @@ class MultVAE(DotScorer):
         dropout: float = 0.5,
         kl_weight: float = 0.2,
         annealing_steps: int = 2000,
+        halves_products: bool = True,
         recipe: Recipe = Recipe(batch_size=512),
     ) -> None:
         super().__init__(recipe)
@@ -68,7 +70,7 @@ class MultVAE(DotScorer):
             raise ValueError(f"kl_weight must be 0 or more, got {kl_weight:g}")
         self.dim, self.hidden, self.dropout = dim, hidden, dropout
         self.kl_weight, self.annealing_steps = kl_weight, annealing_steps
-        self.likelihood = BagSoftmax()
+        self.halves_products, self.likelihood = halves_products, BagSoftmax(half=halves_products)
 
     def build(self, catalog: Catalog) -> None:
         """[N -> 600 -> 200 -> 600 -> N]; the last column of the output is its bias."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from recbench.nn.losses import Loss
+from recbench.nn.losses import Loss, catalogue_cross_entropy
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,18 +42,21 @@ class BagSoftmax(Loss):
     all probability among the bag's items: 0 is a perfect fit, whatever the size of the bags.
 
     Args:
+        half: do the three products with the catalogue in bfloat16; sums stay in float32.
         temperature: what the scores are divided by.
         cosine: score by cosine instead of inner product.
     """
 
+    def __init__(self, *, half: bool = True, temperature: float = 1.0, cosine: bool = False) -> None:
+        super().__init__(temperature=temperature, cosine=cosine)
+        self.half = half
+
     def compare(self, hidden: Tensor, target: Tensor, table: Tensor) -> Tensor:
         """(B, D) users, their (B, L) bags, (N + 1, D) table -> mean over all items of all bags."""
-        with torch.autocast(hidden.device.type, enabled=False):  # half precision has no sum over a catalogue
-            scores = hidden.float() @ table.float().T  # (B, N + 1)
-            size = (target != 0).sum(1).float()
-            own = (scores.gather(1, target) * (target != 0)).sum(1)
-            excess = size * scores[:, 1:].logsumexp(1) - own - torch.xlogy(size, size)
-            return excess.sum() / size.sum()
+        size = (target != 0).sum(1).float()
+        with torch.autocast(hidden.device.type, enabled=False):  # `half` says what is halved
+            loss = catalogue_cross_entropy(hidden.float(), target, table, half=self.half)
+        return loss - torch.xlogy(size, size).sum() / size.sum()
 
 
 def bag_loss(criterion: Loss, users: Tensor, bag: Tensor, table: Tensor) -> Tensor:

@@ -60,22 +60,35 @@ class FullSoftmax(Loss):
     def compare(self, hidden: Tensor, target: Tensor, table: Tensor) -> Tensor:
         """-log softmax of the next item among items 1..N."""
         with torch.autocast(hidden.device.type, enabled=False):  # `half` says what is halved
-            loss: Tensor = _CatalogueCrossEntropy.apply(hidden.float(), table[1:], target - 1, self.half)  # type: ignore[no-untyped-call]
-        return loss
+            return catalogue_cross_entropy(hidden.float(), target[:, None], table, half=self.half)
+
+
+def catalogue_cross_entropy(hidden: Tensor, targets: Tensor, table: Tensor, *, half: bool) -> Tensor:
+    """-log softmax over items 1..N of `hidden @ table.T`, a mean over all targets.
+
+    Args:
+        hidden: (P, D).
+        targets: (P, L) different items of each, 0 where there are fewer.
+        table: (N + 1, D), row 0 padding.
+        half: do the three products in bfloat16; sums stay in float32.
+    """
+    loss: Tensor = _CatalogueCrossEntropy.apply(hidden, table[1:], targets - 1, half)  # type: ignore[no-untyped-call]
+    return loss
 
 
 class _CatalogueCrossEntropy(Function):
-    """Mean softmax cross entropy of `hidden @ table.T` that holds a block of the (P, N) scores at a time.
+    """Softmax cross entropy of `hidden @ table.T` that holds a block of the (P, N) scores at a time.
 
     The gradients are made in the forward pass, while a block's probabilities are still in the cache: three
-    products of 2 P N D operations in all, none repeated, against four for recomputation.
+    products of 2 P N D operations in all, none repeated, against four for recomputation. Of several targets
+    of a row the gradient is that of their sum: probabilities times their number, less 1 at each.
     """
 
     rows_cpu, rows_gpu = 256, 4096  # a block of probabilities fits the cache of a core; fills a GPU
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, table: Tensor, target: Tensor, half: bool) -> Tensor:
-        """Loss, with both gradients kept for `backward`."""
+    def forward(ctx: Any, hidden: Tensor, table: Tensor, targets: Tensor, half: bool) -> Tensor:
+        """Mean over the (P, L) `targets`, -1 where there is none, with both gradients kept for `backward`."""
         dtype = torch.bfloat16 if half else hidden.dtype
         states, items = hidden.to(dtype), table.to(dtype)
         d_hidden, d_table = torch.empty_like(hidden), torch.zeros_like(table)
@@ -83,22 +96,26 @@ class _CatalogueCrossEntropy(Function):
         rows = _CatalogueCrossEntropy.rows_gpu if hidden.is_cuda else _CatalogueCrossEntropy.rows_cpu
         for start in range(0, len(hidden), rows):
             block = slice(start, start + rows)
-            chosen = target[block, None]
+            is_target = targets[block] >= 0
+            chosen = targets[block].clamp_min(0)
             p = torch.softmax(states[block] @ items.T, dim=1)  # (rows, N)
-            p_chosen = p.gather(1, chosen).float()
-            total -= p_chosen.clamp_min(torch.finfo(torch.float32).tiny).log().sum()
-            p.scatter_(1, chosen, (p_chosen - 1).to(dtype))
+            p_chosen = p.gather(1, chosen).float().clamp_min(torch.finfo(torch.float32).tiny)
+            total -= (p_chosen.log() * is_target).sum()
+            if targets.shape[1] > 1:
+                p *= is_target.sum(1, keepdim=True)
+            p.scatter_add_(1, chosen, -is_target.to(dtype))
             d_hidden[block] = p @ items
             d_table += p.T @ states[block]
         ctx.save_for_backward(d_hidden, d_table)
-        ctx.num_positions = len(hidden)
-        return total / len(hidden)
+        num_targets = (targets >= 0).sum()
+        ctx.num_targets = num_targets
+        return total / num_targets
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         """Scale the kept gradients."""
         d_hidden, d_table = ctx.saved_tensors
-        scale = grad / ctx.num_positions
+        scale = grad / ctx.num_targets
         return d_hidden * scale, d_table * scale, None, None
 
 

@@ -76,7 +76,7 @@ def test_loss_is_the_annealed_evidence_bound(
     step: int,
     weight: float,
 ) -> None:
-    model = built(kl_weight=0.2, annealing_steps=100)
+    model = built(kl_weight=0.2, annealing_steps=100, halves_products=False)
     noise = torch.tensor([[0.3, -1.0, 0.7], [1.5, 0.2, -0.4]])
     monkeypatch.setattr(torch, "randn_like", lambda _: noise)
     monkeypatch.setattr(model, "_trainer", SimpleNamespace(global_step=step))
