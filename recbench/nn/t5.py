@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from recbench.errors import UsageError
+from recbench.nn.dropout import Dropout
 from recbench.nn.lm_loading import package
 
 if TYPE_CHECKING:
@@ -57,7 +58,11 @@ def load_t5(name: str, *, dropout: float) -> tuple[T5Model, Tensor, Callable[[st
 
 
 def _without_vectors(model: Any) -> T5Model:
-    """Its own table would be a weight that never learns, stored three times."""
+    """Its own table would be a weight that never learns, stored three times; its dropout is slow on a CPU."""
     model.shared = model.encoder.embed_tokens = model.decoder.embed_tokens = nn.Identity()
+    for parent in list(model.modules()):
+        for name, part in parent.named_children():
+            if isinstance(part, nn.Dropout):
+                setattr(parent, name, Dropout(part.p))
     bare: T5Model = model
     return bare
