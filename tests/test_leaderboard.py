@@ -127,6 +127,11 @@ class TestRows:
         assert row["seeds"] == "3"
         assert row["HR@10"].startswith("**0.1200 ±")
 
+    def test_an_option_that_is_off_is_one_that_older_records_do_not_know(self, root: Path) -> None:
+        record(root, "sasrec", some_ranks(0.1), config={"model": {"dim": 64}})
+        record(root, "sasrec", some_ranks(0.1), seed=1, config={"model": {"dim": 64, "lm": None}, "seed": 1})
+        assert {name: row["seeds"] for name, row in main_table(root).items()} == {"sasrec": "2"}
+
     def test_the_interval_of_seeds_is_that_of_their_mean(self, root: Path) -> None:
         seeds = [some_ranks(0.1, seed) for seed in range(3)]
         for seed, ranks in enumerate(seeds):
@@ -523,6 +528,7 @@ class TestVariants:
 
     def test_a_setting_that_only_one_has(self) -> None:
         assert variants([{"a": 1}, {"a": 1, "loss": "bce"}]) == ["", "loss=bce"]
+        assert variants([{"a": 1, "loss": "bce"}, {"a": 1}]) == ["", "no loss"]
         assert variants([{"a": 1}, {"a": 2, "loss": "bce"}]) == ["", "a=2"]
 
     def test_every_label_is_against_the_first(self) -> None:

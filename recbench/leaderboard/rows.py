@@ -103,5 +103,16 @@ def _fields(record: str, run: Run) -> dict[str, Any]:
 
 
 def recipe(run: Run) -> str:
-    """The configuration without its seed: records that share it are repetitions of one another."""
-    return json.dumps({key: value for key, value in run.config.items() if key != "seed"}, sort_keys=True)
+    """The configuration without its seed: records that share it are repetitions of one another.
+
+    What is null is left out: an option that is off is the same as one that older records do not know.
+    """
+    return json.dumps(
+        _said({key: value for key, value in run.config.items() if key != "seed"}), sort_keys=True
+    )
+
+
+def _said(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {key: _said(part) for key, part in value.items() if part is not None}

@@ -120,7 +120,7 @@ def _labels(configs: list[dict[str, Any]], changed: list[list[str]]) -> list[str
     shared = Counter(last.values())
     shown = {key: key if shared[name] > 1 else name for key, name in last.items()}
     return [
-        ", ".join(f"{shown[key]}={config.get(key)}" for key in keys)
+        ", ".join(f"{shown[key]}={config[key]}" if key in config else f"no {shown[key]}" for key in keys)
         for config, keys in zip(configs, changed, strict=True)
     ]
 
