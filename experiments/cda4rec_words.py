@@ -225,10 +225,8 @@ def cases(agents: Agents, *, number: int) -> Iterator[str]:
         best = agents.model.recommend(batch, 3).items.tolist()
         reasons = agents.model.explain(batch)
     for row, (past, own, text) in enumerate(zip(pasts, safe, raw, strict=True)):
-        findings = agents.device.detector.findings(text, past.items, past.times_s)
-        fit = (
-            "as it is" if not findings else "with parts left out" if agents.device.sound(past, text) else "no"
-        )
+        sound = agents.device.sound(past, text)
+        fit = "as it is" if sound == flat(text) else f"as: {sound}" if sound else "no"
         yield f"\n## User {row + 1}, {len(past.items)} items\n"
         yield f"- query: {own.query or '(none)'}\n- abstract by the template: {own.text}"
         yield f"- abstract by {agents.name}: {flat(text)}\n- may that be sent: {fit}"
