@@ -108,6 +108,17 @@ class TestRows:
             "1.23 M",
         )
 
+    def test_what_crosses_is_told_of_methods_that_have_a_cloud(self, root: Path) -> None:
+        crossed = {"bytes_up": 259.4, "bytes_down": 20_841.0, "exchanges": 0.2}
+        for seed, asked in enumerate((0.25, 0.75)):
+            served = {"cache": 1 - asked, "cloud": asked}
+            record(root, "duet", some_ranks(0.1, seed), seed=seed, served=served, **crossed)
+        record(root, "sasrec", some_ranks(0.2))
+        main, detail = ({row["model"]: row for row in table} for table in tables(root)[:2])
+        assert (main["duet"]["bytes up / down"], main["sasrec"]["bytes up / down"]) == ("259 / 20,841", "–")
+        assert detail["duet"]["served by"] == "cache 50.0%, cloud 50.0%"
+        assert detail["sasrec"]["served by"] == "–"
+
     def test_the_sides_of_a_collaborative_method_are_named(self, root: Path) -> None:
         latency = {
             side: Latency(p50_ms=p, p95_ms=2 * p, p99_ms=3 * p, num_calls=9)

@@ -22,6 +22,8 @@ LEGEND = (
     "Rows not separable from the best NDCG@10 share place 1. The tests leave out variation between seeds.",
     "ms is the time of one recommendation for one user, compute only. Compare it, and training times, only "
     "between rows of the same machine.",
+    "bytes is what a request sends to the cloud and gets from it, a mean over the test requests. What a "
+    "cache held before is not counted.",
     "A trained model that does not beat the best counting model (popularity, last_item, itemknn) is marked.",
     "Of several configurations of a method the first row is plain; others say what they have instead.",
     "Runs that diverged or failed are listed last and not ranked.",

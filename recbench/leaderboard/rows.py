@@ -65,7 +65,9 @@ def _in_order(rows: pl.DataFrame) -> pl.DataFrame:
 def _frame(runs: dict[str, Run]) -> pl.DataFrame:
     """One row per record."""
     sides = sorted({side for run in runs.values() for side in run.latency})
-    numbers = ["train_s", "users_per_s", "validation"]
+    words = sorted({word for run in runs.values() for word in run.served})
+    numbers = ["train_s", "users_per_s", "validation", "bytes_up", "bytes_down"]
+    numbers += [f"served {word}" for word in words]
     numbers += [f"{side} {percentile}" for side in sides for percentile in ("p50_ms", "p95_ms")]
     numbers += [f"{key}{bound}" for key in SHOWN for bound in ("", " low", " high")]
     schema: dict[str, Any] = dict.fromkeys(_TEXTS, pl.String)
@@ -93,7 +95,10 @@ def _fields(record: str, run: Run) -> dict[str, Any]:
         "train_s": sum(stage.train_s for stage in run.stages.values()) if run.stages else None,
         "users_per_s": run.evaluation_users_per_s,
         "validation": run.validation.get(RANKED[-1]),
+        "bytes_up": run.bytes_up,
+        "bytes_down": run.bytes_down,
     }
+    fields |= {f"served {word}": share for word, share in run.served.items()}
     for side, latency in run.latency.items():
         fields |= {f"{side} p50_ms": latency.p50_ms, f"{side} p95_ms": latency.p95_ms}
     for key in set(SHOWN) & set(run.metrics):

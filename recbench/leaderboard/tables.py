@@ -31,7 +31,8 @@ PROTOCOLS = {
     "loo-full-lag2": "leave-one-out by time, all items ranked, the cloud lacks the two newest interactions",
 }
 TITLES = {"hr": "HR", "ndcg": "NDCG", "mrr": "MRR", "precision": "Precision"}
-FRONT = ("#", "model", "seeds", "HR@10", "NDCG@10", "ms p50 / p95", "training")
+LATENCY, TRAFFIC = "ms p50 / p95", "bytes up / down"
+FRONT = ("#", "model", "seeds", "HR@10", "NDCG@10", LATENCY, TRAFFIC, "training")
 
 
 def sections(tables: list[pl.DataFrame], citations: list[Citation]) -> list[Section]:
@@ -61,8 +62,8 @@ def _measured(rows: list[Row]) -> list[Table]:
     names = _names(rows)
     main = [[_place(row), name, *_main(row)] for row, name in zip(rows, names, strict=True)]
     detail = [[name, *_detail(row)] for row, name in zip(rows, names, strict=True) if row["num_seeds"]]
-    costs = ("ms p50 / p95", "training", "parameters", "note")
-    more = ("NDCG@10 sd over seeds", "evaluation users/s", "machine", "records")
+    costs = (LATENCY, TRAFFIC, "training", "parameters", "note")
+    more = ("NDCG@10 sd over seeds", "served by", "evaluation users/s", "machine", "records")
     tables = [Table(_caption(rows[0]), ("#", "model", "seeds", *map(_title, RANKED), *costs), main)]
     if detail:
         columns = ("model", *map(_title, DETAIL), *more)
@@ -151,6 +152,7 @@ def _main(row: Row) -> list[Cell]:
         number(row["num_seeds"] or None, "{}"),
         *metrics,
         _latency(row),
+        _traffic(row),
         duration(row["train_s"]),
         size(row["parameters"]),
         _note(row),
@@ -163,6 +165,7 @@ def _detail(row: Row) -> list[Cell]:
     return [
         *(_metric(row, key) for key in DETAIL),
         number(row["ndcg@10 sd"], "{:.4f}"),
+        _served(row),
         number(row["users_per_s"], "{:,.0f}"),
         Cell(row["machine"] or NEVER),
         Cell(links=tuple(links)),
@@ -187,6 +190,24 @@ def _latency(row: Row) -> Cell:
     times = [f"{row[f'{side} p50_ms']:.2f} / {row[f'{side} p95_ms']:.2f}" for side in sides]
     named = [f"{side} {time}" for side, time in zip(sides, times, strict=True)] if len(sides) > 1 else times
     return Cell(", ".join(named), row[f"{sides[0]} p50_ms"])
+
+
+def _traffic(row: Row) -> Cell:
+    """What a request sends to the cloud and gets from it, where there is one."""
+    if row["bytes_up"] is None or row["bytes_down"] is None:
+        return Cell()
+    up, down = row["bytes_up"], row["bytes_down"]
+    return Cell(f"{up:,.0f} / {down:,.0f}", up + down)
+
+
+def _served(row: Row) -> Cell:
+    """By whose word requests were answered, where there are two sides."""
+    shares = {
+        name.removeprefix("served "): share
+        for name, share in row.items()
+        if name.startswith("served ") and share is not None
+    }
+    return Cell(", ".join(f"{word} {share:.1%}" for word, share in shares.items()) or NEVER)
 
 
 def _note(row: Row) -> Cell:
