@@ -2,9 +2,9 @@
 
 An abstract has two parts, a query with everything personal taken out and a summary of behaviour: how much
 there is, how focused it is, what it is about in the long run and lately. It names kinds of items that many
-items are of, never an item, has no digits, and counts nothing exactly. `TemplateAbstracter` writes it by rule
-and is always safe; what a language model writes instead passes `leaks`, or the template is sent. Imports no
-torch.
+items are of, never an item, has no digits but those in a kind's name, and counts nothing exactly.
+`TemplateAbstracter` writes it by rule and is always safe; what a language model writes instead passes
+`leaks`, or the template is sent. Imports no torch.
 """
 
 from __future__ import annotations
