@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from traffic import NETWORKS
+from traffic import NETWORKS, crossed
 
 from recbench import runs
 from recbench.data.profile import LENGTH_GROUPS, length_group
@@ -123,8 +123,7 @@ class Views:
         model.cross(model.boundary)
         found = evaluate(model, self.data, split=split, users=users)
         listed = float(np.isfinite(found.ranks.rank).mean())
-        down = found.usage["bytes_down"] / len(found.users)
-        return Row(name, per_user(found.ranks, SHOWN), listed, down)
+        return Row(name, per_user(found.ranks, SHOWN), listed, crossed(found)[1])
 
     def alone(self, name: str = "encoder alone", *, split: Split = "test", users: Users = "known") -> Row:
         """The device without a cloud."""

@@ -29,7 +29,7 @@ from recbench.edge.agents import LanguageAbstracter, LanguagePlanner
 from recbench.edge.leaks import LeakDetector
 from recbench.edge.planned import pasts_of
 from recbench.edge.planner import RulePlanner
-from recbench.models.cda4rec import CDA4Rec
+from recbench.models.cda4rec import SKILLS, CDA4Rec
 from recbench.nn.language_model import LanguageModel
 from recbench.nn.lm_options import LanguageModelOptions, Lora
 
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from recbench.edge.privacy import Private
     from recbench.edge.ranking_plan import RankingPlan
 
-ADAPTERS = ("abstract", "explain")
 OUTCOMES = ("read", "mended", "asked again", "replaced")  # of plans
 COLUMNS = (
     *("abstracts by", "fit to be sent", "s", "tokens", "plans: as written", *OUTCOMES[1:], "s", "tokens"),
@@ -97,9 +96,9 @@ class Agents:
         planner.prepare()
         options = LanguageModelOptions(name=lm, max_tokens=1024, lora=Lora(rank=8))
         torch.manual_seed(0)
-        model.slm = LanguageModel(options, adapters=ADAPTERS)
+        model.slm = LanguageModel(options, adapters=SKILLS)
         detector = LeakDetector.of(data.catalog, groups=model.offer.tags)
-        device = LanguageAbstracter(model.slm, model.words, detector, adapter=ADAPTERS[0])
+        device = LanguageAbstracter(model.slm, model.words, detector, adapter=SKILLS[0])
         return cls(model, data, planner, device, lm)
 
     def some(self, number: int) -> SequenceBatch:
@@ -113,10 +112,9 @@ class Agents:
         start = time.perf_counter()
         raw = self.device.write(told)
         spent = (time.perf_counter() - start) / len(told)
-        fit = [self.device.sound(past, text) for past, text in zip(told, raw, strict=True)]
-        spare = self.template(pasts).texts
-        texts = [Abstracted(own.query, text or own.text) for text, own in zip(fit, spare, strict=True)]
-        return Written(by, texts, sum(map(bool, fit)) / len(pasts), spent, self.tokens(raw))
+        self.device.outcomes.clear()
+        texts = self.device.checked(pasts, raw)
+        return Written(by, texts, self.device.outcomes["written"] / len(told), spent, self.tokens(raw))
 
     def template(self, pasts: Sequence[Private[Past]]) -> Written:
         """The rule's abstracts."""
@@ -137,7 +135,9 @@ class Agents:
         options = AdapterTraining(num_users=number)
         start = time.perf_counter()
         lessons = abstract_lessons(self.device, self.planner, pasts, self.model.offer, options)
-        losses = learn(self.device.lm, lessons, options, system=self.device.system, adapter=ADAPTERS[0])
+        losses = learn(
+            self.device.lm, lessons, options, system=self.device.system, adapter=self.device.adapter
+        )
         return (
             f"{len(lessons)} lessons from {len(rows)} users in {time.perf_counter() - start:.0f} s; loss "
             f"{' -> '.join(f'{loss:.2f}' for loss in losses)} nats per token"

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from traffic import times
+from traffic import crossed, pair, times
 
 from recbench import checkpoint, config, runs
 from recbench.edge.policy import Always, Never
@@ -97,11 +97,9 @@ def row(name: str, view: str, model: Recommender, data: InteractionData, num_cal
     """Of a model as it is."""
     spent = times(model, data, num_calls=num_calls)
     found = evaluate(model, data)
-    sides = [spent.get(side) for side in ("device", "cloud")]
-    ms = ["" if one is None else f"{one.p50_ms:.2f} / {one.p95_ms:.2f}" for one in sides]
-    crossed = [found.usage.get(key, 0) / len(found.users) for key in ("bytes_up", "bytes_down")]
-    size = " / ".join(f"{number:,.0f}" for number in crossed)
-    return Row(name, view, found.users, per_user(found.ranks, SHOWN), (ms[0], ms[1], size))
+    size = " / ".join(f"{number:,.0f}" for number in crossed(found))
+    costs = (pair(spent.get("device")), pair(spent.get("cloud")), size)
+    return Row(name, view, found.users, per_user(found.ranks, SHOWN), costs)
 
 
 def answers(found: Sequence[Row]) -> Iterator[str]:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from recbench.data.module import InteractionData
+    from recbench.evaluate import Evaluation
     from recbench.models.base import Recommender
     from recbench.results import Latency
 
@@ -83,14 +84,21 @@ class Row(NamedTuple):
 
     def as_markdown(self) -> str:
         """One row of the table."""
-        spent = [_pair(self.times.get(name)) for name in TIMES]
+        spent = [pair(self.times.get(name)) for name in TIMES]
         shares = " / ".join(f"{self.served.get(word, 0):.3f}" for word in WORDS)
         sizes = [f"{self.bytes_up:,.0f}", f"{self.bytes_down:,.0f}"]
         metrics = [f"{value:.4f}" for value in self.metrics.values()]
         return f"| {' | '.join((self.method, self.network, *spent, *sizes, shares, *metrics))} |"
 
 
-def _pair(spent: Latency | None) -> str:
+def crossed(found: Evaluation) -> tuple[float, float]:
+    """Bytes up and down of a request, means."""
+    up, down = (found.usage.get(key, 0) / len(found.users) for key in ("bytes_up", "bytes_down"))
+    return up, down
+
+
+def pair(spent: Latency | None) -> str:
+    """Median and 95th percentile; nothing where nothing was timed."""
     return "" if spent is None else f"{spent.p50_ms:.2f} / {spent.p95_ms:.2f}"
 
 
@@ -146,11 +154,10 @@ def _row(
 ) -> Row:
     found = evaluate(model, data)
     num_users, usage = len(found.users), found.usage or {"device": len(found.users)}
-    up, down = (usage.get(key, 0) / num_users for key in ("bytes_up", "bytes_down"))
     served = {word: usage.get(word, 0) / num_users for word in WORDS}
     metrics = means(found.ranks)
     shown = {key: metrics[key] for key in ("hr@10", "ndcg@10")}
-    return Row(data.prepared.name, name, network, num_users, spent, up, down, served, shown)
+    return Row(data.prepared.name, name, network, num_users, spent, *crossed(found), served, shown)
 
 
 def table(found: Sequence[Row]) -> Iterator[str]:

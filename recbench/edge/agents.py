@@ -199,8 +199,11 @@ class LanguageAbstracter(Abstracter):
 
     def abstract(self, pasts: Sequence[Private[Past]]) -> list[Abstracted]:
         """The template's query, and a summary that is the model's own or the template's."""
+        return self.checked(pasts, self.write([past.reveal() for past in pasts]))
+
+    def checked(self, pasts: Sequence[Private[Past]], written: Sequence[str]) -> list[Abstracted]:
+        """What may be sent of what the model has written of each; the template's where it is nothing."""
         safe = self.template.abstract(pasts)
-        written = self.write([past.reveal() for past in pasts])
         return [
             self._checked(past.reveal(), text, spare)
             for past, text, spare in zip(pasts, written, safe, strict=True)

@@ -65,7 +65,7 @@ if TYPE_CHECKING:
 
 TrainEncoder = Literal["before", "together", "both"]
 _USERS_PER_BLOCK = 4096
-_SKILLS = _ABSTRACT, _EXPLAIN = "abstract", "explain"  # adapters of the device's language model
+SKILLS = _ABSTRACT, _EXPLAIN = "abstract", "explain"  # adapters of the device's language model
 _NUM_EXPLAINED = 3  # items of an explanation
 
 
@@ -278,7 +278,7 @@ class CDA4Rec(Collaborative):
         detector = LeakDetector.of(catalog, groups=self.offer.tags)
         if self.device_lm_options is None:
             return TemplateAbstracter(self.words, detector)
-        self.slm = LanguageModel(self.device_lm_options, adapters=_SKILLS)
+        self.slm = LanguageModel(self.device_lm_options, adapters=SKILLS)
         return LanguageAbstracter(self.slm, self.words, detector, adapter=_ABSTRACT)
 
     def _weights_version(self) -> str:

@@ -54,8 +54,7 @@ class BagSoftmax(Loss):
     def compare(self, hidden: Tensor, target: Tensor, table: Tensor) -> Tensor:
         """(B, D) users, their (B, L) bags, (N + 1, D) table -> mean over all items of all bags."""
         size = (target != 0).sum(1).float()
-        with torch.autocast(hidden.device.type, enabled=False):  # `half` says what is halved
-            loss = catalogue_cross_entropy(hidden.float(), target, table, half=self.half)
+        loss = catalogue_cross_entropy(hidden, target, table, half=self.half)
         return loss - torch.xlogy(size, size).sum() / size.sum()
 
 

@@ -59,8 +59,7 @@ class FullSoftmax(Loss):
 
     def compare(self, hidden: Tensor, target: Tensor, table: Tensor) -> Tensor:
         """-log softmax of the next item among items 1..N."""
-        with torch.autocast(hidden.device.type, enabled=False):  # `half` says what is halved
-            return catalogue_cross_entropy(hidden.float(), target[:, None], table, half=self.half)
+        return catalogue_cross_entropy(hidden, target[:, None], table, half=self.half)
 
 
 def catalogue_cross_entropy(hidden: Tensor, targets: Tensor, table: Tensor, *, half: bool) -> Tensor:
@@ -72,7 +71,8 @@ def catalogue_cross_entropy(hidden: Tensor, targets: Tensor, table: Tensor, *, h
         table: (N + 1, D), row 0 padding.
         half: do the three products in bfloat16; sums stay in float32.
     """
-    loss: Tensor = _CatalogueCrossEntropy.apply(hidden, table[1:], targets - 1, half)  # type: ignore[no-untyped-call]
+    with torch.autocast(hidden.device.type, enabled=False):  # `half` says what is halved
+        loss: Tensor = _CatalogueCrossEntropy.apply(hidden.float(), table[1:], targets - 1, half)  # type: ignore[no-untyped-call]
     return loss
 
 

@@ -30,7 +30,7 @@ def new_t5(*, dim: int, num_layers: int, num_heads: int, hidden: int, dropout: f
         num_heads=num_heads,
         dropout_rate=dropout,
     )
-    return _without_vectors(transformers.T5Model(config))
+    return _with_our_dropout(_without_vectors(transformers.T5Model(config)))
 
 
 def load_t5(name: str, *, dropout: float) -> tuple[T5Model, Tensor, Callable[[str], list[list[int]]]]:
@@ -54,15 +54,20 @@ def load_t5(name: str, *, dropout: float) -> tuple[T5Model, Tensor, Callable[[st
     def encode(text: str) -> list[list[int]]:
         return [tokenizer(word, add_special_tokens=False)["input_ids"] for word in text.split()]
 
-    return _without_vectors(model), table, encode
+    return _with_our_dropout(_without_vectors(model)), table, encode
 
 
 def _without_vectors(model: Any) -> T5Model:
-    """Its own table would be a weight that never learns, stored three times; its dropout is slow on a CPU."""
+    """Its own table would be a weight that never learns, stored three times."""
     model.shared = model.encoder.embed_tokens = model.decoder.embed_tokens = nn.Identity()
+    bare: T5Model = model
+    return bare
+
+
+def _with_our_dropout(model: T5Model) -> T5Model:
+    """T5's own draws a Bernoulli number per element, a fifth of a training step on a CPU."""
     for parent in list(model.modules()):
         for name, part in parent.named_children():
             if isinstance(part, nn.Dropout):
                 setattr(parent, name, Dropout(part.p))
-    bare: T5Model = model
-    return bare
+    return model
