@@ -98,14 +98,14 @@ class LanguagePlanner(Planner):
         if self.lm is None:
             self.prepare()
         assert self.lm is not None
-        processors = [JsonGrammar(self.lm.tokens, plan_schema(offer))] if self.constrained else []
+        grammar = JsonGrammar(self.lm.tokens, plan_schema(offer)) if self.constrained else None
         return self.lm.generate(
             [plan_prompt(abstract, offer) for abstract in asked],
             system=self.system,
             max_new_tokens=self.max_new_tokens,
             temperature=temperature,
             batch_size=self.batch_size,
-            processors=processors,
+            grammar=grammar,
         )
 
     def _read(self, text: str, offer: Offer, *, instead: str = "") -> RankingPlan | None:
@@ -122,8 +122,6 @@ def plan_prompt(abstract: Abstracted, offer: Offer) -> str:
     sizes, counts = (", ".join(map(str, numbers)) for numbers in (offer.sizes, offer.counts()))
     return (
         f"Tags: {'; '.join(offer.tags)}.\n"
-        f"The user asks: {abstract.query or 'nothing in words'}\n"
-        f"The user's behaviour: {abstract.text}\n"
         f"Decide:\n"
         f"alpha, 0 to 1: how much the question counts against the behaviour; high if it is clear, 0 if there "
         f"is none.\n"
@@ -132,7 +130,9 @@ def plan_prompt(abstract: Abstracted, offer: Offer) -> str:
         f"encoder: sasrec for plain sequences, surge for long and tangled ones, none without a history.\n"
         f"beta, 0 to 1: how much words count against the sequence of actions; high if the history is sparse, "
         f"low if it is dense.\n"
-        f"why: your reason, in a few words."
+        f"why: your reason, in a few words.\n"
+        f"The user asks: {abstract.query or 'nothing in words'}\n"
+        f"The user's behaviour: {abstract.text}"
     )
 
 

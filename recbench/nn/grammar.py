@@ -1,12 +1,15 @@
-"""JsonGrammar: holds a language model to a JSON schema while it writes, token by token.
+"""JsonGrammar: holds a language model to a JSON schema while it writes.
 
-The automaton is llguidance's; its masks are unpacked here, since its own in-place routine for tensors
-compiles at the first call, for minutes on a CPU. B rows, V vocabulary.
+What the schema leaves no choice about, such as the keys and the rest of a word once it is begun, is not
+written token by token: it is read in one pass together with the token that decided it. The automaton is
+llguidance's; its masks are unpacked here, since its own in-place routine for tensors compiles at the first
+call, for minutes on a CPU. B rows, T tokens, V vocabulary.
 """
 
 from __future__ import annotations
 
 import json
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +18,7 @@ import torch
 from recbench.errors import ResourceError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor
 
@@ -23,10 +26,7 @@ if TYPE_CHECKING:
 
 
 class JsonGrammar:
-    """A logits processor of transformers that lets through nothing but what the schema allows.
-
-    A batch is begun where the prompt is not the last call's with a token more, so one object serves all
-    batches, one after the other.
+    """What may be written.
 
     Args:
         tokens: of the model.
@@ -48,34 +48,147 @@ class JsonGrammar:
         self._tokens = tokens
         self._grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema))
         self._automaton: Any = None
-        self._matchers: list[Any] = []
-        self._length = -1
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """(B, T) so far and (B, V) scores -> the scores, -inf where the schema forbids a token."""
-        if self._length + 1 != input_ids.shape[1] or len(self._matchers) != len(input_ids):
-            self._begin(len(input_ids), scores.shape[1])
-        else:
-            for matcher, token in zip(self._matchers, input_ids[:, -1].tolist(), strict=True):
-                if not matcher.is_stopped():
-                    matcher.consume_token(token)
-        self._length = input_ids.shape[1]
-        allowed = torch.from_numpy(np.stack([self._allowed(one, scores.shape[1]) for one in self._matchers]))
-        return scores.masked_fill(~allowed.to(scores.device), -torch.inf)
+    def begin(self, vocabulary: int) -> Text:
+        """A text of nothing yet.
 
-    def _begin(self, num_rows: int, vocabulary: int) -> None:
+        Args:
+            vocabulary: V, scores that the model has, of which the last may belong to no token.
+        """
         from llguidance.hf import from_tokenizer
 
         if self._automaton is None:
             self._automaton = from_tokenizer(self._tokens.tokenizer, n_vocab=vocabulary)
-        self._matchers = [self._make(self._automaton, self._grammar) for _ in range(num_rows)]
+        end = self._tokens.tokenizer.eos_token_id
+        return Text(self._make(self._automaton, self._grammar), vocabulary, end)
 
-    def _allowed(self, matcher: Any, vocabulary: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        """(V,) which tokens may come next; the end alone where all is said."""
-        found = np.zeros(vocabulary, dtype=bool)
-        if matcher.is_stopped():
-            found[self._tokens.tokenizer.eos_token_id] = True
-            return found
-        bits = np.unpackbits(np.frombuffer(matcher.compute_bitmask(), np.uint8), bitorder="little")
-        found[: min(vocabulary, len(bits))] = bits[:vocabulary].astype(bool)
+
+class Text:
+    """A text that is being written within a grammar.
+
+    Attributes:
+        tokens: so far, without the end.
+
+    Args:
+        matcher: llguidance's, of one text.
+        vocabulary: V.
+        end: the token that ends a text.
+    """
+
+    def __init__(self, matcher: Any, vocabulary: int, end: int) -> None:
+        self._matcher, self._vocabulary, self._end = matcher, vocabulary, end
+        self.tokens: list[int] = []
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing may follow."""
+        return bool(self._matcher.is_stopped())
+
+    def allowed(self) -> Tensor:
+        """(V,) which tokens may come next."""
+        found = np.zeros(self._vocabulary, dtype=bool)
+        bits = np.unpackbits(np.frombuffer(self._matcher.compute_bitmask(), np.uint8), bitorder="little")
+        found[: min(self._vocabulary, len(bits))] = bits[: self._vocabulary].astype(bool)
+        return torch.from_numpy(found)
+
+    def take(self, token: int) -> list[int]:
+        """Go on with an allowed token; returns it with what is bound to follow."""
+        self._matcher.consume_token(token)
+        own = [] if token == self._end else [token]
+        self.tokens += own
+        return own + self.forced()
+
+    def forced(self) -> list[int]:
+        """Go on with all that is bound to come next, and return it."""
+        found = [] if self.is_whole else list(self._matcher.compute_ff_tokens())
+        if found:
+            self._matcher.consume_tokens(found)
+            self.tokens += found
         return found
+
+
+def write_within(
+    model: Any,
+    tokens: Tokens,
+    rows: Sequence[Sequence[int]],
+    grammar: JsonGrammar,
+    *,
+    max_new_tokens: int,
+    choose: Callable[[Tensor], int],
+) -> list[list[int]]:
+    """The tokens that a decoder writes after each prompt; those of texts that are too long end in between.
+
+    What all prompts begin with is read once. Then rows get ahead of one another: where one has less to read
+    than another there may be padding in between, which nobody attends to.
+
+    Args:
+        model: of transformers, without an encoder.
+        tokens: of the model.
+        rows: B prompts, none empty.
+        grammar: what may be written.
+        max_new_tokens: of a text, at most.
+        choose: (V,) scores, -inf where the grammar forbids a token -> the token.
+    """
+    out, mask = _read(model, tokens, rows)
+    texts = [grammar.begin(out.logits.shape[-1]) for _ in rows]
+    lengths = mask.sum(1).tolist()
+    chunks = [text.forced() for text in texts]
+    while True:
+        for row, text in enumerate(texts):
+            if not chunks[row] and not _is_done(text, max_new_tokens):
+                scores = out.logits[row, -1].float().cpu()
+                chunks[row] = text.take(choose(scores.masked_fill(~text.allowed(), -torch.inf)))
+        are_done = [_is_done(text, max_new_tokens) for text in texts]
+        if all(are_done):
+            return [text.tokens[:max_new_tokens] for text in texts]
+        chunks = [[] if is_done else chunk for chunk, is_done in zip(chunks, are_done, strict=True)]
+        ids, is_new, places = (part.to(mask.device) for part in _padded(chunks, lengths))
+        mask = torch.cat([mask, is_new], dim=1)
+        out = model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=places,
+            past_key_values=out.past_key_values,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        lengths = [length + len(chunk) for length, chunk in zip(lengths, chunks, strict=True)]
+        chunks = [[] for _ in texts]
+
+
+def _read(model: Any, tokens: Tokens, rows: Sequence[Sequence[int]]) -> tuple[Any, Tensor]:
+    """What the model says after each prompt, and (B, T) 1 where there is a token, 0 at padding."""
+    kept = None
+    shared = sum(1 for _ in takewhile(lambda these: len(set(these)) == 1, zip(*rows, strict=False)))
+    shared = min(shared, min(map(len, rows)) - 1) if len(rows) > 1 else 0  # each has a token left to read
+    if shared:
+        ids = torch.tensor([rows[0][:shared]], device=model.device)
+        kept = model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
+        kept.batch_repeat_interleave(len(rows))
+    ids, mask = tokens.padded([row[shared:] for row in rows], device=model.device)
+    mask = torch.cat([mask.new_ones(len(rows), shared), mask], dim=1)
+    places = (mask.cumsum(1) - 1).clamp_min(0)[:, shared:]
+    return model(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=places,
+        past_key_values=kept,
+        use_cache=True,
+        logits_to_keep=1,
+    ), mask
+
+
+def _is_done(text: Text, most: int) -> bool:
+    return text.is_whole or len(text.tokens) >= most
+
+
+def _padded(chunks: Sequence[Sequence[int]], lengths: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """(B, n) tokens, padded on the left, (B, n) which are real, and (B, n) their places after `lengths`."""
+    width = max(map(len, chunks))
+    ids, is_new, places = torch.zeros(3, len(chunks), width, dtype=torch.long)
+    for row, (chunk, length) in enumerate(zip(chunks, lengths, strict=True)):
+        if chunk:
+            ids[row, -len(chunk) :] = torch.tensor(chunk)
+            is_new[row, -len(chunk) :] = 1
+            places[row, -len(chunk) :] = torch.arange(length, length + len(chunk))
+    return ids, is_new, places

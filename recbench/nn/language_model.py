@@ -11,13 +11,14 @@ bits, 2 GB less for Llama-3.1-8B; norms and the loss are computed in 32 bits any
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
 
 from recbench.errors import CheckpointError
 from recbench.nn import lm_loading, text_vectors
+from recbench.nn.grammar import JsonGrammar, write_within
 from recbench.nn.lm_options import LanguageModelOptions, Lora
 from recbench.nn.lm_tokens import Tokens
 
@@ -141,7 +142,7 @@ class LanguageModel(nn.Module):
         top_p: float = 1.0,
         seed: int = 0,
         batch_size: int = 8,
-        processors: Sequence[Any] = (),
+        grammar: JsonGrammar | None = None,
     ) -> list[str]:
         """What the model answers to each prompt, special tokens left out.
 
@@ -153,22 +154,20 @@ class LanguageModel(nn.Module):
             top_p: share of the probability mass that is sampled from.
             seed: of the samples; every batch starts from it, so an answer depends on the batch it is in.
             batch_size: prompts at once.
-            processors: transformers' logits processors, for instance of a grammar.
+            grammar: what answers are held to, of a model without an encoder.
 
         Raises:
-            ValueError: the model only reads.
+            ValueError: the model only reads, or has an encoder and there is a grammar.
         """
         self._require_head()
-        how: dict[str, Any] = {"max_new_tokens": max_new_tokens, "do_sample": temperature > 0}
-        if temperature > 0:
-            how |= {"temperature": temperature, "top_p": top_p, "top_k": 0}
-        if processors:
-            how["logits_processor"] = list(processors)
+        if grammar is not None and self.is_seq2seq:
+            raise ValueError(f"{self.options.name} has an encoder; only a decoder is held to a grammar")
+        how = _Writing(max_new_tokens, temperature, top_p, seed, grammar)
         rows = [self.tokens.prompt(text, system=system) for text in prompts]
         was_training = self.training
         self.eval()
         batches = (rows[start : start + batch_size] for start in range(0, len(rows), batch_size))
-        answers = [text for batch in batches for text in self._continued(batch, seed, how)]
+        answers = [text for batch in batches for text in self._continued(batch, how)]
         self.train(was_training)
         return answers
 
@@ -254,13 +253,23 @@ class LanguageModel(nn.Module):
                 f"{self.options.name} only reads; name a model that writes, such as smollm2-135m"
             )
 
-    def _continued(self, rows: list[list[int]], seed: int, how: Mapping[str, Any]) -> list[str]:
+    def _continued(self, rows: list[list[int]], how: _Writing) -> list[str]:
         """What follows each of `rows`."""
-        ids, mask = self.tokens.padded(rows, device=self.device)
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(seed)
+            torch.manual_seed(how.seed)
+            if how.grammar is not None:
+                written = write_within(
+                    self.model,
+                    self.tokens,
+                    rows,
+                    how.grammar,
+                    max_new_tokens=how.max_new_tokens,
+                    choose=how.choose,
+                )
+                return self.tokens.texts(written)
+            ids, mask = self.tokens.padded(rows, device=self.device)
             out = self.model.generate(
-                input_ids=ids, attention_mask=mask, pad_token_id=self.tokens.blank, **how
+                input_ids=ids, attention_mask=mask, pad_token_id=self.tokens.blank, **how.options()
             )
         return self.tokens.texts(out if self.is_seq2seq else out[:, ids.shape[1] :])
 
@@ -288,6 +297,30 @@ class LanguageModel(nn.Module):
         labels = torch.tensor(padded, device=self.device)
         ids, mask = self.tokens.padded(read, device=self.device)
         return self.model(input_ids=ids, attention_mask=mask, labels=labels).logits, labels
+
+
+class _Writing(NamedTuple):
+    """How answers are written."""
+
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    seed: int
+    grammar: JsonGrammar | None
+
+    def options(self) -> dict[str, Any]:
+        """As transformers calls it."""
+        sampled = {"temperature": self.temperature, "top_p": self.top_p, "top_k": 0}
+        how = {"max_new_tokens": self.max_new_tokens, "do_sample": self.temperature > 0}
+        return how | sampled if self.temperature > 0 else how
+
+    def choose(self, scores: Tensor) -> int:
+        """(V,) scores -> a token."""
+        if self.temperature == 0:
+            return int(scores.argmax())
+        share, order = (scores / self.temperature).softmax(0).sort(descending=True)
+        is_out = share.cumsum(0) - share >= self.top_p  # the likeliest stays, whatever the share
+        return int(order[torch.multinomial(share.masked_fill(is_out, 0), 1)])
 
 
 def _places(mask: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ class Tokens:
         mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
         return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
 
-    def texts(self, rows: Tensor) -> list[str]:
+    def texts(self, rows: Tensor | Sequence[Sequence[int]]) -> list[str]:
         """What was written, special tokens left out."""
         return [text.strip() for text in self.tokenizer.batch_decode(rows, skip_special_tokens=True)]
 

@@ -65,7 +65,7 @@ class TestGrammar:
 
     def test_where_all_is_said_nothing_but_the_end_is_allowed(self, lm: LanguageModel) -> None:
         grammar = JsonGrammar(lm.tokens, {"enum": [True]})
-        (text,) = lm.generate(["say yes"], max_new_tokens=20, processors=[grammar])
+        (text,) = lm.generate(["say yes"], max_new_tokens=20, grammar=grammar)
         assert text == "true"
 
     def test_a_schema_offers_what_the_offer_does(self) -> None:

@@ -1,0 +1,73 @@
+"""Attention of a few new tokens to many kept ones, where several heads read the same keys.
+
+transformers copies keys and values to every head that reads them, or has the kernel do so; on a CPU in
+bfloat16 that costs six times what the attention itself does. Here the heads that share keys become more rows
+of one query. B rows, G heads of keys, R heads that read each, Q new tokens, T kept ones, D width.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch.nn.functional as F  # noqa: N812 - PyTorch's own name for it
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+NAME = "packed_sdpa"
+
+
+def use_packed(model: Any) -> None:
+    """Let a model of transformers whose heads share keys attend this way; another stays as it is."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    config = model.config
+    heads = getattr(config, "num_attention_heads", 1)
+    has_shared = getattr(config, "num_key_value_heads", None) not in (None, heads)
+    if has_shared and config._attn_implementation == "sdpa":
+        AttentionInterface.register(NAME, packed)
+        AttentionMaskInterface.register(NAME, sdpa_mask)
+        model.set_attn_implementation(NAME)
+
+
+def packed(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """(B, Q, G R, D) what the new tokens gather; by transformers' own function where nothing was kept.
+
+    Args:
+        module: the layer.
+        query: (B, G R, Q, D).
+        key: (B, G, T, D).
+        value: (B, G, T, D).
+        attention_mask: (B, 1, Q, T) true where a token may look, or None.
+        dropout: on the weights.
+        scaling: of the logits.
+        others: as transformers calls it.
+    """
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    rows, heads, new, width = query.shape
+    groups = key.shape[1]
+    is_one_for_all = new == 1 if attention_mask is None else attention_mask.shape[1] == 1
+    if new == key.shape[2] or not is_one_for_all:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **others
+        )
+    found = F.scaled_dot_product_attention(
+        query.reshape(rows, groups, -1, width),
+        key,
+        value,
+        attn_mask=None if attention_mask is None else attention_mask.repeat(1, 1, heads // groups, 1),
+        dropout_p=dropout,
+        scale=scaling,
+    )
+    return found.reshape(rows, heads, new, -1).transpose(1, 2).contiguous(), None
