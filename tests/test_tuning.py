@@ -64,7 +64,8 @@ def test_the_best_trial_wins_and_every_trial_counts(tmp_path: Path, monkeypatch:
     xs = tried(tmp_path / "a")
     assert len(xs) == found.num_trials == 25
     assert found.num_failed == sum(x < -0.5 for x in xs) > 0
-    assert found.options["x"] == min((x for x in xs if x >= -0.5), key=lambda x: abs(x - 0.3))
+    nearest = min((x for x in xs if x >= -0.5), key=lambda x: abs(x - 0.3))
+    assert found.options["x"] == pytest.approx(nearest, abs=1e-12)
     assert abs(found.options["x"] - 0.3) < 0.05
     assert found.validation["ndcg@10"] == pytest.approx(1 - (found.options["x"] - 0.3) ** 2, abs=1e-6)
 
@@ -93,10 +94,24 @@ def test_a_trial_cut_short_is_made_again_and_counts_once(
     whole = study(tmp_path / "whole", 6, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         study(tmp_path / "cut", 6, monkeypatch, killed_at_the_third)
+    assert study(tmp_path / "cut", 2, monkeypatch).num_trials == 2  # what waits to be made again is none
     found = study(tmp_path / "cut", 6, monkeypatch)
     assert tried(tmp_path / "cut") == tried(tmp_path / "whole")
     assert found.num_trials == whole.num_trials == 6
     assert found.num_failed == whole.num_failed
+
+
+def test_options_in_steps_are_round_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SPACE, "x", FloatDistribution(0.1, 0.6, step=0.1))
+    seen = []
+
+    def outcome(options: dict[str, Any]) -> dict[str, float]:
+        seen.append(options["x"])
+        return peak(options)
+
+    found = study(tmp_path / "a", 12, monkeypatch, outcome)
+    assert found.options["x"] == 0.3  # of which Optuna makes .30000000000000004
+    assert set(seen) <= {0.1, 0.2, 0.3, 0.4, 0.5, 0.6}
 
 
 def test_a_study_of_which_nothing_ends_well_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

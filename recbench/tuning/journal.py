@@ -80,7 +80,7 @@ def search(
         DivergedError: no trial ended well.
     """
     study = _open(journal)
-    while (number := _num_over(study)) < num_trials:
+    while (number := len(_over(study))) < num_trials:
         # seeded anew from its number, or a resumed study would draw the first trial's options again
         study.sampler = optuna.samplers.TPESampler(seed=seed * 10_007 + number, n_startup_trials=10)
         trial = study.ask(space)
@@ -89,9 +89,9 @@ def search(
     best = _best(study)
     if best is None:
         raise DivergedError(f"{journal}: none of {num_trials} trials ended well; narrow the space, lr first")
-    ended = [trial.state for trial in study.trials if _BROKEN not in trial.user_attrs]
+    ended = [trial.state for trial in _over(study)]
     return Outcome(
-        best.params,
+        _options(best),
         {key: round(best.user_attrs["validation"][key], 6) for key in ("hr@10", OBJECTIVE)},
         len(ended),
         ended.count(TrialState.PRUNED),
@@ -128,7 +128,7 @@ def _run(
     """One trial, told to the study however it ends."""
     start = time.perf_counter()
     try:
-        found = validation(make(trial.params), data, trainer, seed=seed, logger=TrialLogger(trial))
+        found = validation(make(_options(trial)), data, trainer, seed=seed, logger=TrialLogger(trial))
         trial.set_user_attr("validation", found)
         outcome: dict[str, Any] = {"values": found[OBJECTIVE]}
     except optuna.TrialPruned:
@@ -139,8 +139,16 @@ def _run(
     study.tell(trial, **outcome)
 
 
-def _num_over(study: optuna.Study) -> int:
-    return sum(trial.state in _OVER and _BROKEN not in trial.user_attrs for trial in study.trials)
+def _over(study: optuna.Study) -> list[FrozenTrial]:
+    """Trials that were made to their end; one that a kill cut short waits to be made again."""
+    return [trial for trial in study.get_trials(states=_OVER) if _BROKEN not in trial.user_attrs]
+
+
+def _options(trial: Trial | FrozenTrial) -> dict[str, Any]:
+    """What a trial tries; steps of .1 add up to .30000000000000004, and nobody wants to read that."""
+    return {
+        name: round(value, 12) if isinstance(value, float) else value for name, value in trial.params.items()
+    }
 
 
 def _best(study: optuna.Study) -> FrozenTrial | None:
