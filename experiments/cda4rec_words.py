@@ -7,13 +7,14 @@ One model stands on both sides: as it comes in the cloud, where it plans, and wi
 Abstracts of a fixed sample of users are written by the template, by the model as it comes and by the model
 after it learnt (Eq. 8) from the training histories of other users. Eq. 8 wants the plan that the raw history
 would get, so each is judged by how far its plan is from that one, and by how likely the planner finds that
-one. What is not fit to be sent, the template replaces. Seconds are those of batches on this machine: of 32
-plans, in bfloat16, or of 8 abstracts. `--cases` prints what is written about some users, to be read.
+one. What is not fit to be sent, the template replaces. Seconds are those of batches of 32 users on this
+machine, in bfloat16. `--cases` prints what is written about some users, to be read.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from recbench.edge.privacy import Private
     from recbench.edge.ranking_plan import RankingPlan
 
+BATCH = 32  # users at once
 OUTCOMES = ("read", "mended", "asked again", "replaced")  # of plans
 COLUMNS = (
     *("abstracts by", "fit to be sent", "s", "tokens", "plans: as written", *OUTCOMES[1:], "s", "tokens"),
@@ -91,14 +93,14 @@ class Agents:
     @classmethod
     def of(cls, model: CDA4Rec, data: InteractionData, lm: str) -> Agents:
         """Around a language model by name."""
-        whole = LanguageModelOptions(name=lm, max_tokens=1024, dtype="bfloat16")  # nothing of it learns
-        planner = LanguagePlanner(lm=whole, batch_size=32)
+        options = LanguageModelOptions(name=lm, max_tokens=1024, dtype="bfloat16")  # adapters have 32 bits
+        planner = LanguagePlanner(lm=options, batch_size=BATCH)
         planner.prepare()
-        options = LanguageModelOptions(name=lm, max_tokens=1024, lora=Lora(rank=8))
+        options = dataclasses.replace(options, lora=Lora(rank=8))
         torch.manual_seed(0)
         model.slm = LanguageModel(options, adapters=SKILLS)
         detector = LeakDetector.of(data.catalog, groups=model.offer.tags)
-        device = LanguageAbstracter(model.slm, model.words, detector, adapter=SKILLS[0])
+        device = LanguageAbstracter(model.slm, model.words, detector, adapter=SKILLS[0], batch_size=BATCH)
         return cls(model, data, planner, device, lm)
 
     def some(self, number: int) -> SequenceBatch:

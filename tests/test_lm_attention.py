@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -55,6 +55,29 @@ def test_a_model_whose_heads_share_keys_uses_it_and_says_the_same(tmp_path: Path
         literal = lm.model(input_ids=ids, attention_mask=mask).logits
     torch.testing.assert_close(rest, whole[:, 8:])
     torch.testing.assert_close(whole[mask.bool()], literal[mask.bool()])
+
+
+def test_answers_cost_the_same_where_what_prompts_share_is_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm = LanguageModel(LanguageModelOptions(name=llama(tmp_path), max_tokens=64))
+    prompts = ["w1 w2 w3 w4 w5", "w1 w2 w3 w9", "w1 w2 w3 w4 w5 w6 w7"]
+    answers = ["w3 w4", "w5", "w6 w7 w8 w9"]
+    read: list[tuple[int, ...]] = []
+    forward = lm.model.forward
+
+    def counted(*args: Any, **options: Any) -> Any:
+        read.append(tuple(options["input_ids"].shape))
+        return forward(*args, **options)
+
+    monkeypatch.setattr(lm.model, "forward", counted)
+    whole, is_answer = lm.token_losses(prompts, answers)
+    with torch.no_grad():
+        shared, is_same = lm.token_losses(prompts, answers)
+    assert [rows for rows, _ in read] == [3, 1, 3]
+    assert read[1][1] + read[2][1] == read[0][1]
+    assert torch.equal(is_answer, is_same)
+    torch.testing.assert_close(shared, whole.detach())
 
 
 def test_the_output_layer_reads_rows_that_lie_together(tmp_path: Path) -> None:

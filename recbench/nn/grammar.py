@@ -9,13 +9,13 @@ call, for minutes on a CPU. B rows, T tokens, V vocabulary.
 from __future__ import annotations
 
 import json
-from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from recbench.errors import ResourceError
+from recbench.nn.lm_attention import read_shared
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -158,13 +158,7 @@ def write_within(
 
 def _read(model: Any, tokens: Tokens, rows: Sequence[Sequence[int]]) -> tuple[Any, Tensor]:
     """What the model says after each prompt, and (B, T) 1 where there is a token, 0 at padding."""
-    kept = None
-    shared = sum(1 for _ in takewhile(lambda these: len(set(these)) == 1, zip(*rows, strict=False)))
-    shared = min(shared, min(map(len, rows)) - 1) if len(rows) > 1 else 0  # each has a token left to read
-    if shared:
-        ids = torch.tensor([rows[0][:shared]], device=model.device)
-        kept = model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
-        kept.batch_repeat_interleave(len(rows))
+    kept, shared = read_shared(model, rows)
     ids, mask = tokens.padded([row[shared:] for row in rows], device=model.device)
     mask = torch.cat([mask.new_ones(len(rows), shared), mask], dim=1)
     places = (mask.cumsum(1) - 1).clamp_min(0)[:, shared:]

@@ -19,6 +19,7 @@ from torch import nn
 from recbench.errors import CheckpointError
 from recbench.nn import lm_loading, text_vectors
 from recbench.nn.grammar import JsonGrammar, write_within
+from recbench.nn.lm_attention import read_shared
 from recbench.nn.lm_options import LanguageModelOptions, Lora
 from recbench.nn.lm_tokens import Tokens
 
@@ -277,15 +278,20 @@ class LanguageModel(nn.Module):
         """(B, A, V) logits and (B, A) labels where the answer follows the prompt in one row."""
         width = max(map(len, wanted))
         room = [self.tokens.max_tokens - len(row) for row in wanted]
-        rows = [[*row[-keep:], *answer] for row, keep, answer in zip(read, room, wanted, strict=True)]
-        ids, mask = self.tokens.padded(rows, device=self.device)
+        prompts = [row[-keep:] for row, keep in zip(read, room, strict=True)]
+        rows = [[*prompt, *answer] for prompt, answer in zip(prompts, wanted, strict=True)]
+        # a prompt's adapters learn from its answer: it is read once for all only where nothing learns
+        kept, shared = (None, 0) if torch.is_grad_enabled() else read_shared(self.model, prompts)
+        ids, mask = self.tokens.padded([row[shared:] for row in rows], device=self.device)
+        mask = torch.cat([mask.new_ones(len(rows), shared), mask], dim=1)
         # rows end together, so the answers' logits are the last ones, and no others are computed
         logits = self.model(
             input_ids=ids,
             attention_mask=mask,
-            position_ids=_places(mask),
+            position_ids=_places(mask)[:, shared:],
+            past_key_values=kept,
             logits_to_keep=width + 1,
-            use_cache=False,
+            use_cache=kept is not None,
         ).logits
         labels = [[IGNORED] * (width - len(answer)) + answer for answer in wanted]
         return logits[:, :-1], torch.tensor(labels, device=self.device)

@@ -1,20 +1,43 @@
-"""Attention of a few new tokens to many kept ones, where several heads read the same keys.
+"""Keys and values that are kept: reading once what prompts share, and attention of a few new tokens to many.
 
 transformers copies keys and values to every head that reads them, or has the kernel do so; on a CPU in
-bfloat16 that costs six times what the attention itself does. Here the heads that share keys become more rows
-of one query. B rows, G heads of keys, R heads that read each, Q new tokens, T kept ones, D width.
+bfloat16 that costs six times what the attention itself does. In `packed` the heads that share keys become
+more rows of one query. B rows, G heads of keys, R heads that read each, Q new tokens, T kept ones, D width.
 """
 
 from __future__ import annotations
 
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
+import torch
 import torch.nn.functional as F  # noqa: N812 - PyTorch's own name for it
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor, nn
 
 NAME = "packed_sdpa"
+
+
+def read_shared(model: Any, rows: Sequence[Sequence[int]]) -> tuple[Any, int]:
+    """Keys and values of the tokens that all of several rows begin with, for each row, and their number.
+
+    A token of each row is left to read. None and 0 where there is nothing to share.
+
+    Args:
+        model: of transformers, without an encoder.
+        rows: B prompts, none empty.
+    """
+    alike = takewhile(lambda tokens: len(set(tokens)) == 1, zip(*rows, strict=False))
+    shared = min(sum(1 for _ in alike), min(map(len, rows)) - 1)
+    if shared == 0 or len(rows) == 1:
+        return None, 0
+    ids = torch.tensor([rows[0][:shared]], device=model.device)
+    kept = model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
+    kept.batch_repeat_interleave(len(rows))
+    return kept, shared
 
 
 def use_packed(model: Any) -> None:
