@@ -210,10 +210,11 @@ class LanguageModel(nn.Module):
         """
         self._require_head()
         logits, labels = (self._decoded if self.is_seq2seq else self._in_line)(read, wanted)
-        losses = nn.functional.cross_entropy(
-            logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none"
-        )
-        return losses.view(labels.shape), (labels != IGNORED).float()
+        losses = [  # a row at a time: V logits of each token in 32 bits, of all rows at once, are gigabytes
+            nn.functional.cross_entropy(own.float(), label, ignore_index=IGNORED, reduction="none")
+            for own, label in zip(logits, labels, strict=True)
+        ]
+        return torch.stack(losses), (labels != IGNORED).float()
 
     def adapter_state(self) -> dict[str, Tensor]:
         """What is trained, and the fingerprint of the base it belongs to: all that is ever saved."""
