@@ -121,6 +121,13 @@ def config_hash(config: dict[str, Any], data_fingerprint: str) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
+def without_nulls(config: Any) -> Any:
+    """A configuration without what is null: an option that is off is the same as one not known yet."""
+    if not isinstance(config, dict):
+        return config
+    return {key: without_nulls(part) for key, part in config.items() if part is not None}
+
+
 def write_atomic(path: Path, content: bytes) -> None:
     """Write all of `content` to `path` or nothing: temporary file in the same folder, fsync, rename.
 

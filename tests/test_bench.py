@@ -86,6 +86,22 @@ def test_what_has_a_record_is_not_run_again(tmp_path: Path) -> None:
     assert starts(tmp_path) == ["crash 0", "crash 0", "ok 0", "ok 1"]
 
 
+def test_a_record_that_lacks_an_option_which_is_null_now_is_the_runs_own(tmp_path: Path) -> None:
+    def run(config: dict[str, object], hash_: str) -> Run:
+        metrics = {"hr@10": Estimate(value=0.5)}
+        return Run(model="ok", data="town", seed=0, config=config, config_hash=hash_ * 64, metrics=metrics)
+
+    write_run(run({"dim": 8}, "a"), tmp_path / "results")
+    write_run(run({"dim": 16}, "b"), tmp_path / "results")
+    cell = Cell("ok", "town", 0)
+    same = Job(cell, run({"dim": 16, "table": None}, "c").model_copy(update={"metrics": {}}))
+    other = Job(cell, run({"dim": 16, "table": "texts"}, "0").model_copy(update={"metrics": {}}))
+    bench(tmp_path).run([same, other])
+    assert same.record is not None
+    assert same.record.config == {"dim": 16}
+    assert starts(tmp_path) == ["ok 0"]  # of the other
+
+
 def test_two_benches_at_once_run_nothing_twice(tmp_path: Path) -> None:
     script = (
         "import sys, pathlib; sys.path.insert(0, sys.argv[1]); from test_bench import bench, job\n"

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal
 from recbench.bench.progress import last_line, read_progress
 from recbench.errors import DivergedError, RecbenchError
 from recbench.lock import held
-from recbench.results import Run, read_run, write_run
+from recbench.results import Run, read_run, without_nulls, write_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -125,10 +125,20 @@ class Bench:
 
     def _look_up(self, job: Job, *, retry: bool = False) -> None:
         """A run with a record is done; one that ended badly may be tried again."""
-        if self.record_path(job).exists():
-            record = read_run(self.record_path(job))
-            if record.status == "ok" or not retry:
-                job.settle(record)
+        record = self._record_of(job)
+        if record is not None and (record.status == "ok" or not retry):
+            job.settle(record)
+
+    def _record_of(self, job: Job) -> Run | None:
+        """The job's record; it may be from before an option was known that is null now."""
+        path, blank = self.record_path(job), job.blank
+        if path.exists():
+            return read_run(path)
+        wanted = (without_nulls(blank.config), blank.data_fingerprint)
+        others = map(read_run, sorted(path.parent.glob(f"{blank.seed}-*.json")))
+        return next(
+            (run for run in others if (without_nulls(run.config), run.data_fingerprint) == wanted), None
+        )
 
     def _start(self, job: Job) -> None:
         """Start the process, which inherits the lock: it is held as long as either lives."""

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from recbench.results import without_nulls
+
 if TYPE_CHECKING:
     from recbench.results import Run
 
@@ -108,16 +110,7 @@ def _fields(record: str, run: Run) -> dict[str, Any]:
 
 
 def recipe(run: Run) -> str:
-    """The configuration without its seed: records that share it are repetitions of one another.
-
-    What is null is left out: an option that is off is the same as one that older records do not know.
-    """
+    """The configuration without its seed: records that share it are repetitions of one another."""
     return json.dumps(
-        _said({key: value for key, value in run.config.items() if key != "seed"}), sort_keys=True
+        without_nulls({key: value for key, value in run.config.items() if key != "seed"}), sort_keys=True
     )
-
-
-def _said(value: Any) -> Any:
-    if not isinstance(value, dict):
-        return value
-    return {key: _said(part) for key, part in value.items() if part is not None}
