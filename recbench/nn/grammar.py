@@ -129,7 +129,9 @@ def write_within(
         max_new_tokens: of a text, at most.
         choose: (V,) scores, -inf where the grammar forbids a token -> the token.
     """
-    out, mask = _read(model, tokens, rows)
+    unread = read_shared(model, tokens, rows, rows)
+    mask = unread.attention_mask
+    out = model(**unread._asdict(), use_cache=True, logits_to_keep=1)
     texts = [grammar.begin(out.logits.shape[-1]) for _ in rows]
     lengths = mask.sum(1).tolist()
     chunks = [text.forced() for text in texts]
@@ -154,22 +156,6 @@ def write_within(
         )
         lengths = [length + len(chunk) for length, chunk in zip(lengths, chunks, strict=True)]
         chunks = [[] for _ in texts]
-
-
-def _read(model: Any, tokens: Tokens, rows: Sequence[Sequence[int]]) -> tuple[Any, Tensor]:
-    """What the model says after each prompt, and (B, T) 1 where there is a token, 0 at padding."""
-    kept, shared = read_shared(model, rows)
-    ids, mask = tokens.padded([row[shared:] for row in rows], device=model.device)
-    mask = torch.cat([mask.new_ones(len(rows), shared), mask], dim=1)
-    places = (mask.cumsum(1) - 1).clamp_min(0)[:, shared:]
-    return model(
-        input_ids=ids,
-        attention_mask=mask,
-        position_ids=places,
-        past_key_values=kept,
-        use_cache=True,
-        logits_to_keep=1,
-    ), mask
 
 
 def _is_done(text: Text, most: int) -> bool:

@@ -17,9 +17,8 @@ import torch
 from torch import nn
 
 from recbench.errors import CheckpointError
-from recbench.nn import lm_loading, text_vectors
+from recbench.nn import lm_attention, lm_loading, text_vectors
 from recbench.nn.grammar import JsonGrammar, write_within
-from recbench.nn.lm_attention import read_shared
 from recbench.nn.lm_options import LanguageModelOptions, Lora
 from recbench.nn.lm_tokens import Tokens
 
@@ -126,7 +125,7 @@ class LanguageModel(nn.Module):
         """(B, D) in 32 bits: the mean of the last layer over the tokens of each of B rows."""
         ids, mask = self.tokens.padded(rows, device=self.device)
         reader = self.model.get_encoder() if self.is_seq2seq else self.model.base_model
-        places = {} if self.is_seq2seq else {"position_ids": _places(mask)}
+        places = {} if self.is_seq2seq else {"position_ids": lm_attention.places(mask)}
         hidden = reader(input_ids=ids, attention_mask=mask, **places).last_hidden_state  # (B, T, D)
         weight = mask[..., None].float()
         mean: Tensor = (hidden.float() * weight).sum(1) / weight.sum(1)
@@ -281,18 +280,10 @@ class LanguageModel(nn.Module):
         room = [self.tokens.max_tokens - len(row) for row in wanted]
         prompts = [row[-keep:] for row, keep in zip(read, room, strict=True)]
         rows = [[*prompt, *answer] for prompt, answer in zip(prompts, wanted, strict=True)]
-        # a prompt's adapters learn from its answer: it is read once for all only where nothing learns
-        kept, shared = (None, 0) if torch.is_grad_enabled() else read_shared(self.model, prompts)
-        ids, mask = self.tokens.padded([row[shared:] for row in rows], device=self.device)
-        mask = torch.cat([mask.new_ones(len(rows), shared), mask], dim=1)
+        unread = lm_attention.read_shared(self.model, self.tokens, rows, prompts)
         # rows end together, so the answers' logits are the last ones, and no others are computed
         logits = self.model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=_places(mask)[:, shared:],
-            past_key_values=kept,
-            logits_to_keep=width + 1,
-            use_cache=kept is not None,
+            **unread._asdict(), logits_to_keep=width + 1, use_cache=unread.past_key_values is not None
         ).logits
         labels = [[IGNORED] * (width - len(answer)) + answer for answer in wanted]
         return logits[:, :-1], torch.tensor(labels, device=self.device)
@@ -328,11 +319,6 @@ class _Writing(NamedTuple):
         share, order = (scores / self.temperature).softmax(0).sort(descending=True)
         is_out = share.cumsum(0) - share >= self.top_p  # the likeliest stays, whatever the share
         return int(order[torch.multinomial(share.masked_fill(is_out, 0), 1)])
-
-
-def _places(mask: Tensor) -> Tensor:
-    """(B, T) which real token each is, from 0, whatever the padding before it."""
-    return (mask.cumsum(1) - 1).clamp_min(0)
 
 
 def _forgive_the_base(module: LanguageModel, keys: Any) -> None:

@@ -8,7 +8,7 @@ more rows of one query. B rows, G heads of keys, R heads that read each, Q new t
 from __future__ import annotations
 
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - PyTorch's own name for it
@@ -18,26 +18,49 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from recbench.nn.lm_tokens import Tokens
+
 NAME = "packed_sdpa"
 
 
-def read_shared(model: Any, rows: Sequence[Sequence[int]]) -> tuple[Any, int]:
-    """Keys and values of the tokens that all of several rows begin with, for each row, and their number.
+class Unread(NamedTuple):
+    """What of several rows is left to read, named as transformers calls it."""
 
-    A token of each row is left to read. None and 0 where there is nothing to share.
+    input_ids: Tensor  # (B, n) padded on the left
+    attention_mask: Tensor  # (B, T) 1 where there is a token, those that were read included
+    position_ids: Tensor  # (B, n) which real token of its row each is, from 0
+    past_key_values: Any = None  # of the tokens that were read
+
+
+def read_shared(
+    model: Any, tokens: Tokens, rows: Sequence[Sequence[int]], prompts: Sequence[Sequence[int]]
+) -> Unread:
+    """Read what all prompts begin with once for all, where nothing learns from it.
+
+    A token of each prompt is left to read.
 
     Args:
         model: of transformers, without an encoder.
-        rows: B prompts, none empty.
+        tokens: of the model.
+        rows: B rows of tokens.
+        prompts: what each begins with, none empty.
     """
-    alike = takewhile(lambda tokens: len(set(tokens)) == 1, zip(*rows, strict=False))
-    shared = min(sum(1 for _ in alike), min(map(len, rows)) - 1)
-    if shared == 0 or len(rows) == 1:
-        return None, 0
-    ids = torch.tensor([rows[0][:shared]], device=model.device)
-    kept = model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
-    kept.batch_repeat_interleave(len(rows))
-    return kept, shared
+    shared, kept = 0, None
+    if len(rows) > 1 and not torch.is_grad_enabled():  # a prompt's adapters learn from its answer
+        alike = takewhile(lambda these: len(set(these)) == 1, zip(*prompts, strict=False))
+        shared = min(sum(1 for _ in alike), min(map(len, prompts)) - 1)
+    if shared:
+        ids = torch.tensor([rows[0][:shared]], device=model.device)
+        kept = model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
+        kept.batch_repeat_interleave(len(rows))
+    ids, mask = tokens.padded([row[shared:] for row in rows], device=model.device)
+    mask = torch.cat([mask.new_ones(len(rows), shared), mask], dim=1)
+    return Unread(ids, mask, places(mask)[:, shared:], kept)
+
+
+def places(mask: Tensor) -> Tensor:
+    """(B, T) which real token each is, from 0, whatever the padding before it."""
+    return (mask.cumsum(1) - 1).clamp_min(0)
 
 
 def use_packed(model: Any) -> None:
