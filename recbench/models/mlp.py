@@ -8,7 +8,8 @@ no more than an addition and the layers after it; the catalogue is scored in blo
 grow with it. What differs from the authors' code: vectors are not shared with or pre-trained for NeuMF; a
 negative is drawn for every item of a user and, in the softmax, meets all of that user's items; users' vectors
 begin at zero and stay there for strangers, who get what a user without a vector gets: a popular choice, which
-`forget_rate` trains. B users, L items of a bag, M negatives of each, C candidates, N items, D width, H width
+`forget_rate` trains; and a net may begin as a likeness of its inputs (`start`), which from random weights it
+does not learn from a few items per user. B users, L items of a bag, M negatives of each, C candidates, N items, D width, H width
 of layer 1.
 """
 
@@ -38,6 +39,9 @@ class MLP(Scorer):
         dim: width of user and item vectors.
         hidden: width of the first layer; each further one has half of it.
         num_layers: layers before the output.
+        start: the net's first weights. `random`: He's draw. `likeness`: one layer of 4 * dim, as |u + i| -
+            |u - i| summed over the vectors' places, which is twice the lesser of |u| and |i| with the sign of
+            their product.
         embedding_dropout: on the user vectors.
         forget_rate: chance that a training sample does not know its user.
         objective: cross entropy among an item and the user's negatives, or binary over each.
@@ -55,6 +59,7 @@ class MLP(Scorer):
         dim: int = 64,
         hidden: int = 64,
         num_layers: int = 2,
+        start: Literal["random", "likeness"] = "random",
         embedding_dropout: float = 0.0,
         forget_rate: float = 0.0,
         objective: Literal["softmax", "bce"] = "softmax",
@@ -65,9 +70,13 @@ class MLP(Scorer):
         at_least(1, dim=dim, hidden=hidden, num_layers=num_layers, num_negatives=num_negatives)
         if hidden < 2 ** (num_layers - 1):
             raise ValueError(f"hidden must be halved {num_layers - 1} times and stay above 0, got {hidden}")
+        if start == "likeness" and (hidden, num_layers) != (4 * dim, 1):
+            raise ValueError(
+                f"start='likeness' needs num_layers 1 and hidden {4 * dim} (4 * dim), got {num_layers} and {hidden}"
+            )
         check_rate(embedding_dropout)
         check_rate(forget_rate)
-        self.dim, self.hidden, self.num_layers = dim, hidden, num_layers
+        self.dim, self.hidden, self.num_layers, self.start = dim, hidden, num_layers, start
         self.embedding_dropout, self.forget_rate = embedding_dropout, forget_rate
         self.objective, self.num_negatives = objective, num_negatives
 
@@ -86,6 +95,18 @@ class MLP(Scorer):
             self.net.append(nn.ReLU())
             self.net.append(nn.Linear(wide, narrow))
         self.apply(_initialise)
+        if self.start == "likeness":
+            self._begin_as_likeness()
+
+    @torch.no_grad()
+    def _begin_as_likeness(self) -> None:
+        """Units u + i and -u - i, whose sum is |u + i| after ReLU, count up; u - i and i - u count down."""
+        same, up = torch.eye(self.dim), torch.ones(1, 2 * self.dim)
+        self.user_half.weight.copy_(torch.cat([same, -same, same, -same]))
+        self.item_half.weight.copy_(torch.cat([same, -same, -same, same]))
+        output = self.net[-1]
+        assert isinstance(output, nn.Linear)
+        output.weight.copy_(torch.cat([up, -up], dim=1))
 
     def loss(self, batch: SequenceBatch) -> Tensor:
         """Every item of a user against items that the user did not take."""

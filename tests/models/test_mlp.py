@@ -112,14 +112,29 @@ def test_a_stranger_has_the_zero_vector(data_of: Callable[..., InteractionData])
     assert model.users.table.weight.tolist() == [[0, 0, 0]]
 
 
+@torch.inference_mode()
+def test_a_net_may_begin_as_a_likeness(data_of: Callable[..., InteractionData]) -> None:
+    model = MLP(dim=3, hidden=12, num_layers=1, start="likeness")
+    model.build(data_of([[1, 2, 3]]).catalog)
+    model.users.table.weight[0] = torch.tensor([1.0, -2.0, 0.5])
+    model.items.weight[1:3] = torch.tensor([[3.0, 1.0, 0.0], [-0.5, -4.0, 0.25]])
+    # twice the lesser of both, with the sign of the product: 1 - 1 + 0, and -.5 + 2 + .25
+    scores = model._meet(model._half_of(torch.tensor([[1, 2]])), model._user(torch.tensor([0])))
+    torch.testing.assert_close(scores, torch.tensor([[0.0, 3.5]]))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"num_negatives": 0}, "num_negatives must be at least 1, got 0"),
         ({"hidden": 4, "num_layers": 4}, "hidden must be halved 3 times and stay above 0, got 4"),
+        (
+            {"dim": 4, "hidden": 16, "start": "likeness"},
+            r"start='likeness' needs num_layers 1 and hidden 16 \(4 \* dim\), got 2 and 16",
+        ),
         ({"forget_rate": 1.0}, "dropout rate must lie in 0..1, 1 excluded, got 1.0"),
     ],
-    ids=["negatives", "layers", "forget"],
+    ids=["negatives", "layers", "likeness", "forget"],
 )
 def test_impossible_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
