@@ -9,8 +9,8 @@ grow with it. What differs from the authors' code: vectors are not shared with o
 negative is drawn for every item of a user and, in the softmax, meets all of that user's items; users' vectors
 begin at zero and stay there for strangers, who get what a user without a vector gets: a popular choice, which
 `forget_rate` trains; and a net may begin as a likeness of its inputs (`start`), which from random weights it
-does not learn from a few items per user. B users, L items of a bag, M negatives of each, C candidates, N items, D width, H width
-of layer 1.
+does not learn from a few items per user. B users, L items of a bag, M negatives of each, C candidates,
+N items, D width, H width of layer 1.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ class MLP(Scorer):
             raise ValueError(f"hidden must be halved {num_layers - 1} times and stay above 0, got {hidden}")
         if start == "likeness" and (hidden, num_layers) != (4 * dim, 1):
             raise ValueError(
-                f"start='likeness' needs num_layers 1 and hidden {4 * dim} (4 * dim), got {num_layers} and {hidden}"
+                f"start='likeness' needs num_layers 1 and hidden {4 * dim} (4 * dim), "
+                f"got {num_layers} and {hidden}"
             )
         check_rate(embedding_dropout)
         check_rate(forget_rate)

@@ -62,9 +62,10 @@ SMALL = {
     "recipe.validate_every": 3,
 }
 BATCH_SIZES = {"positions": 32, "prefixes": 128, "p5_segments": 16, "pod_segments": 16}
-SMALL_PARTS = {  # of what is trained one after the other, or writes
+SMALL_PARTS = {  # of what is trained one after the other, writes, or has its own sizes
     "P5": {"num_layers": 1},
     "POD": {"num_layers": 1},
+    "MLP": {"hidden": 128},  # its likeness has 4 * dim
     "L3Rec": {"local.num_layers": 1},
     "LSC4Rec": {"cloud.num_layers": 1, "device.num_layers": 1},
     "DCCL": {"base.num_layers": 1},
