@@ -42,7 +42,9 @@ class LeakDetector:
 
     def __init__(self, titles: list[str], names: list[str], public: Iterable[str] = ()) -> None:
         self.titles, self.names = titles, names
+        public = list(public)
         self.public = frozenset(shingle for phrase in public for shingle in shingles(phrase))
+        self.phrases = [" ".join(_WORD.findall(phrase.casefold())) for phrase in public]
         self._of_item: dict[int, frozenset[str]] = {}
 
     @classmethod
@@ -76,15 +78,14 @@ class LeakDetector:
             return text
         phrases = {shingle for item in items for shingle in self._shingles(item)}
         for shingle in sorted(phrases & shingles(text), key=lambda one: (-len(one), one)):
-            words = r"\W+".join(map(re.escape, shingle.split(" ")))
-            text = re.sub(rf"(?<!\w){words}(?!\w)", "something", text, flags=re.IGNORECASE)
+            text = _as_said(shingle).sub("something", text)
         return "" if self.findings(text, items, times_s) else text
 
     def _of_variant(self, text: str, items: Collection[int], numbers: set[str]) -> Iterator[str]:
         words = {word.casefold() for word in _WORD.findall(text)}
-        if said := words & numbers:
+        if said := self._outside(text, words & numbers):
             yield f"the number {min(said)} of a history item or moment"
-        if said := words & {self.names[item].casefold() for item in items}:
+        if said := self._outside(text, words & {self.names[item].casefold() for item in items}):
             yield f"the name {min(said)} of a history item"
         phrases = shingles(text) - self.public
         for item in items:
@@ -93,10 +94,26 @@ class LeakDetector:
                 break
         yield from (what for what, pattern in _PERSONAL.items() if pattern.search(text))
 
+    def _outside(self, text: str, said: set[str]) -> set[str]:
+        """Which of the words `said` stand in `text` outside of public phrases (as 16 in "attribute 16" does not)."""
+        if not said:
+            return said
+        spoken = [phrase for phrase in self.phrases if not said.isdisjoint(phrase.split(" "))]
+        text = text.casefold()
+        for phrase in sorted(spoken, key=len, reverse=True):
+            text = _as_said(phrase).sub(" ", text)
+        return said.intersection(_WORD.findall(text))
+
     def _shingles(self, item: int) -> frozenset[str]:
         if item not in self._of_item:
             self._of_item[item] = frozenset(shingles(self.titles[item])) - self.public
         return self._of_item[item]
+
+
+def _as_said(phrase: str) -> re.Pattern[str]:
+    """Finds words that stand side by side, whatever is between them."""
+    words = r"\W+".join(map(re.escape, phrase.split(" ")))
+    return re.compile(rf"(?<!\w){words}(?!\w)", re.IGNORECASE)
 
 
 def shingles(text: str) -> set[str]:

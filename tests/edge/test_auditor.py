@@ -30,7 +30,7 @@ DETECTOR = LeakDetector(
         "Unforgettable-ness",
     ],
     ["", "place-0001", "B000VV1ZMU", "c", "d"],
-    public=["long lasting eyebrow", "jazz"],
+    public=["long lasting eyebrow", "jazz", "attribute 2", "Group D"],
 )
 
 
@@ -42,6 +42,7 @@ class TestLeakDetector:
             "A house of tea",  # two short words of a title are not the title
             "long lasting eyebrow things",  # said of many items
             "Blue hall",
+            "Mostly Attribute 2, group D and jazz.",  # tags that hold an item's number, and its name
             "item 3 of a list",  # nobody's but theirs who took 3, and this one took 1, 2, 4
         ],
     )
@@ -55,6 +56,9 @@ class TestLeakDetector:
             ("the UNFORGETTABLE thing", ""),
             ("unforgettable ness", "'unforgettable ness', of the title"),
             ("I took 2.", "the number 2"),
+            ("attribute 2 and 2", "the number 2"),
+            ("attribute 20, then 2", "the number 2"),
+            ("my attribute 2 is D", "the name d"),
             ("b000vv1zmu is good", "the name b000vv1zmu"),
             ("at 1356998400", "the number 1356998400"),
             ("on 2014-07-01", "a date"),
