@@ -95,7 +95,7 @@ class LeakDetector:
         yield from (what for what, pattern in _PERSONAL.items() if pattern.search(text))
 
     def _outside(self, text: str, said: set[str]) -> set[str]:
-        """Which of the words `said` stand in `text` outside of public phrases; 16 of "attribute 16" does not."""
+        """Which words of `said` stand in `text` outside of public phrases; 16 of "attribute 16" does not."""
         if not said:
             return said
         spoken = [phrase for phrase in self.phrases if not said.isdisjoint(phrase.split(" "))]
