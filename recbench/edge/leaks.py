@@ -78,7 +78,7 @@ class LeakDetector:
             return text
         phrases = {shingle for item in items for shingle in self._shingles(item)}
         for shingle in sorted(phrases & shingles(text), key=lambda one: (-len(one), one)):
-            text = _as_said(shingle).sub("something", text)
+            text = _as_said([shingle]).sub("something", text)
         return "" if self.findings(text, items, times_s) else text
 
     def _of_variant(self, text: str, items: Collection[int], numbers: set[str]) -> Iterator[str]:
@@ -99,10 +99,8 @@ class LeakDetector:
         if not said:
             return said
         spoken = [phrase for phrase in self.phrases if not said.isdisjoint(phrase.split(" "))]
-        text = text.casefold()
-        for phrase in sorted(spoken, key=len, reverse=True):
-            text = _as_said(phrase).sub(" ", text)
-        return said.intersection(_WORD.findall(text))
+        # all at once: what is taken out must not bring the words around it together to another phrase
+        return said.intersection(_WORD.findall(_as_said(spoken).sub(" ", text.casefold())))
 
     def _shingles(self, item: int) -> frozenset[str]:
         if item not in self._of_item:
@@ -110,10 +108,10 @@ class LeakDetector:
         return self._of_item[item]
 
 
-def _as_said(phrase: str) -> re.Pattern[str]:
-    """Finds words that stand side by side, whatever is between them."""
-    words = r"\W+".join(map(re.escape, phrase.split(" ")))
-    return re.compile(rf"(?<!\w){words}(?!\w)", re.IGNORECASE)
+def _as_said(phrases: Collection[str]) -> re.Pattern[str]:
+    """Finds the longest of some phrases, whose words stand side by side with anything between them."""
+    found = (r"\W+".join(map(re.escape, one.split(" "))) for one in sorted(phrases, key=len, reverse=True))
+    return re.compile(rf"(?<!\w)(?:{'|'.join(found)})(?!\w)", re.IGNORECASE)
 
 
 def shingles(text: str) -> set[str]:

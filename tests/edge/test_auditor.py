@@ -30,7 +30,7 @@ DETECTOR = LeakDetector(
         "Unforgettable-ness",
     ],
     ["", "place-0001", "B000VV1ZMU", "c", "d"],
-    public=["long lasting eyebrow", "jazz", "attribute 2", "Group D"],
+    public=["long lasting eyebrow", "jazz", "attribute 2", "attribute 4", "Group D"],
 )
 
 
@@ -58,6 +58,7 @@ class TestLeakDetector:
             ("I took 2.", "the number 2"),
             ("attribute 2 and 2", "the number 2"),
             ("attribute 20, then 2", "the number 2"),
+            ("attribute attribute 2 4", "the number 4"),  # two tags are not said one within the other
             ("my attribute 2 is D", "the name d"),
             ("b000vv1zmu is good", "the name b000vv1zmu"),
             ("at 1356998400", "the number 1356998400"),
