@@ -50,7 +50,9 @@ def study(
     options = TrainerOptions()
     make: Callable[[dict[str, Any]], Any] = dict
     data: Any = None
-    return tuning.search(make, data, SPACE, journal=journal, num_trials=num_trials, trainer=options, seed=3)
+    return tuning.search(
+        make, data, SPACE, start={"x": 0.1}, journal=journal, num_trials=num_trials, trainer=options, seed=3
+    )
 
 
 def tried(journal: Path) -> list[float]:
@@ -63,6 +65,7 @@ def test_the_best_trial_wins_and_every_trial_counts(tmp_path: Path, monkeypatch:
     found = study(tmp_path / "a", 25, monkeypatch)
     xs = tried(tmp_path / "a")
     assert len(xs) == found.num_trials == 25
+    assert xs[0] == 0.1  # as it was configured
     assert found.num_failed == sum(x < -0.5 for x in xs) > 0
     nearest = min((x for x in xs if x >= -0.5), key=lambda x: abs(x - 0.3))
     assert found.options["x"] == pytest.approx(nearest, abs=1e-12)
@@ -175,6 +178,25 @@ def test_options_are_named_by_dots_and_replaced_without_touching_the_rest() -> N
         "loss": {"init_args": {"half": False}},
     }
     assert OPTIONS["recipe"] == {"lr": 0.1, "batch_size": 4}
+
+
+def test_a_space_is_widened_to_hold_what_is_configured() -> None:
+    space: tuning.Space = {
+        "dim": CategoricalDistribution([16, 32]),
+        "recipe.lr": FloatDistribution(1e-3, 1e-2, log=True),
+        "recipe.batch_size": IntDistribution(8, 16),
+    }
+    start = tuning.given(OPTIONS, space)
+    assert start == {"dim": 8, "recipe.lr": 0.1, "recipe.batch_size": 4}
+    assert tuning.holding(space, start) == {
+        "dim": CategoricalDistribution([16, 32, 8]),
+        "recipe.lr": FloatDistribution(1e-3, 0.1, log=True),
+        "recipe.batch_size": IntDistribution(4, 16),
+    }
+    assert tuning.holding(space, {"dim": 16}) == space
+    stepped: tuning.Space = {"dropout": FloatDistribution(0.1, 0.6, step=0.1)}
+    assert tuning.holding(stepped, {"dropout": 0.0}) == {"dropout": FloatDistribution(0.0, 0.6)}
+    assert tuning.given({"dropout": None}, stepped) == {}
 
 
 def test_every_shipped_space_fits_some_method() -> None:

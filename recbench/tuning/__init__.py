@@ -6,7 +6,18 @@ unbroken one.
 """
 
 from recbench.tuning.journal import OBJECTIVE, Outcome, search
-from recbench.tuning.space import Space, options_of, read_space, with_options
+from recbench.tuning.space import Space, given, holding, options_of, read_space, with_options
 from recbench.tuning.study import Study
 
-__all__ = ["OBJECTIVE", "Outcome", "Space", "Study", "options_of", "read_space", "search", "with_options"]
+__all__ = [
+    "OBJECTIVE",
+    "Outcome",
+    "Space",
+    "Study",
+    "given",
+    "holding",
+    "options_of",
+    "read_space",
+    "search",
+    "with_options",
+]

@@ -1,6 +1,7 @@
 """Trials one after another until a study has as many as it shall have, however often it is stopped.
 
-What a trial tries is a function of the seed, its number and the trials before it.
+The first tries the configuration as it is given; what a later one tries is a function of the seed, its number
+and the trials before it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from recbench.errors import DivergedError
 from recbench.tuning.trial import TrialLogger, validation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from optuna.trial import FrozenTrial, Trial
@@ -58,6 +59,7 @@ def search(
     data: InteractionData,
     space: Space,
     *,
+    start: Mapping[str, Any],
     journal: Path,
     num_trials: int,
     trainer: TrainerOptions,
@@ -70,6 +72,7 @@ def search(
         make: options -> a method, not yet built.
         data: trained on and validated on.
         space: what is varied.
+        start: what the first trial tries, so that a study ends no worse than it began.
         journal: the study's file; made when absent, continued when there.
         num_trials: of the whole study.
         trainer: where and how long a trial trains.
@@ -80,6 +83,8 @@ def search(
         DivergedError: no trial ended well.
     """
     study = _open(journal)
+    if not study.trials:
+        study.enqueue_trial(dict(start))
     while (number := len(_over(study))) < num_trials:
         # seeded anew from its number, or a resumed study would draw the first trial's options again
         study.sampler = optuna.samplers.TPESampler(seed=seed * 10_007 + number, n_startup_trials=10)

@@ -71,6 +71,36 @@ def options_of(init_args: Mapping[str, Any], prefix: str = "") -> set[str]:
     return found
 
 
+def given(init_args: Mapping[str, Any], space: Space) -> dict[str, Any]:
+    """What a method's configuration says for the options of a space; one it leaves open is left out."""
+    found = {}
+    for name in space:
+        value: Any = init_args
+        for part in name.split("."):
+            value = value[part]
+        if value is not None:
+            found[name] = value
+    return found
+
+
+def holding(space: Space, options: Mapping[str, Any]) -> Space:
+    """The space, each entry widened as far as it must be to hold these options."""
+    return space | {name: _holding(space[name], value) for name, value in options.items()}
+
+
+def _holding(entry: BaseDistribution, value: Any) -> BaseDistribution:
+    if isinstance(entry, CategoricalDistribution):
+        return entry if value in entry.choices else CategoricalDistribution([*entry.choices, value])
+    assert isinstance(entry, IntDistribution | FloatDistribution)
+    if entry.low <= value <= entry.high:
+        return entry
+    low, high = min(entry.low, value), max(entry.high, value)
+    # a step counts from the lower end, which may have moved off it
+    if isinstance(entry, IntDistribution):
+        return IntDistribution(int(low), int(high), log=entry.log and low > 0)
+    return FloatDistribution(low, high, log=entry.log and low > 0)
+
+
 def with_options(model: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
     """A method's configuration with these dotted `options` in place of its own."""
     changed = copy.deepcopy(dict(model))

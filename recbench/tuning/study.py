@@ -14,7 +14,7 @@ from recbench.errors import UsageError
 from recbench.lock import held
 from recbench.results import config_hash, write_atomic
 from recbench.tuning.journal import OBJECTIVE, search
-from recbench.tuning.space import with_options
+from recbench.tuning.space import given, holding, with_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,7 +33,7 @@ class Study:
     Args:
         name: of the method.
         model: its configuration, class and options.
-        space: what is varied.
+        space: what is varied; widened where it does not hold what the configuration says.
         folder: where the journal and the preset it leads to are kept.
         identity: everything that decides the outcome, as plain containers; names the journal.
     """
@@ -53,19 +53,21 @@ class Study:
         trainer: TrainerOptions,
         seed: int,
     ) -> str:
-        """Make trials until there are `num_trials`, write the best as a preset, and say what was found.
+        """Make trials until there are `num_trials`, the first as configured, write the best as a preset, and say so.
 
         Raises:
             DivergedError: no trial ended well.
             UsageError: another process is at this study.
         """
         card = data.prepared.card
+        start = given(self.model["init_args"], self.space)
         stem = f"{card.name}-{self.name}-{config_hash(self.identity, card.fingerprint)[:8]}"
         with alone(self.folder / f"{stem}.lock"):
             found = search(
                 make,
                 data,
-                self.space,
+                holding(self.space, start),
+                start=start,
                 journal=self.folder / f"{stem}.journal",
                 num_trials=num_trials,
                 trainer=trainer,
