@@ -98,6 +98,8 @@ def devices() -> Iterator[str]:
     found = hardware()
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else found["cores"]
     line = f"processor: {found['processor']}, {usable} cores, {found['memory_gib']} GiB of memory"
+    if not found["bfloat16"]:
+        line += ", no bfloat16: losses that halve their products do them in 32 bits, and bf16-mixed is slow"
     if found["threads"] > usable:
         line += f", but {found['threads']} threads, which wait for one another"
         line += f"; fix: export OMP_NUM_THREADS={usable}"

@@ -9,6 +9,7 @@ import torch.nn.functional as F  # noqa: N812
 from scipy.stats import chisquare
 from torch import Tensor
 
+from recbench.nn import losses
 from recbench.nn.losses import BCE, BPR, GBCE, FullSoftmax, Loss, SampledSoftmax
 
 if TYPE_CHECKING:
@@ -44,6 +45,12 @@ def off_by(found: Tensor, wanted: Tensor) -> float:
     return float((found - wanted).norm() / wanted.norm())
 
 
+@pytest.fixture(autouse=True)
+def _has_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Halved products are tested on machines that would not halve them, too."""
+    monkeypatch.setattr(losses, "multiplies_bfloat16", lambda _: True)
+
+
 class TestFullSoftmax:
     @pytest.mark.parametrize(("half", "tolerance"), [(False, 1e-5), (True, 0.02)])
     @pytest.mark.parametrize("scale", [1.0, 0.25])  # a gradient that comes in is passed on
@@ -55,6 +62,15 @@ class TestFullSoftmax:
         reference = scale * F.cross_entropy(hidden @ table[1:].T, target - 1)
         wanted = value_and_gradients(reference, hidden, table)
         assert all(off_by(f, w) < tolerance for f, w in zip(found, wanted, strict=True))
+
+    def test_halves_nothing_where_bfloat16_would_be_emulated(
+        self, inputs: tuple[Tensor, Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        hidden, target, table = inputs
+        single = FullSoftmax(half=False)(hidden, target, table)
+        assert FullSoftmax(half=True)(hidden, target, table) != single
+        monkeypatch.setattr(losses, "multiplies_bfloat16", lambda _: False)
+        assert FullSoftmax(half=True)(hidden, target, table) == single
 
     def test_divides_cosines_by_the_temperature(self, inputs: tuple[Tensor, Tensor, Tensor]) -> None:
         hidden, target, table = inputs

@@ -7,15 +7,14 @@ import re
 import shutil
 import subprocess
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 import torch
 
 from recbench import runtime
 
-if TYPE_CHECKING:
-    from pathlib import Path
+CPUINFO = Path("/proc/cpuinfo")
 
 
 def test_hardware_names_processor_cores_threads_and_memory() -> None:
@@ -25,6 +24,14 @@ def test_hardware_names_processor_cores_threads_and_memory() -> None:
     assert found["threads"] == torch.get_num_threads()
     assert found["memory_gib"] > 0.1
     assert ("gpu" in found) == torch.cuda.is_available()
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64" or not CPUINFO.exists(), reason="flags of another name")
+@pytest.mark.skipif(not hasattr(torch.cpu, "get_capabilities"), reason="torch cannot tell")
+def test_bfloat16_is_what_the_kernel_says_of_the_processor() -> None:
+    flags = set(re.findall(r"\w+", CPUINFO.read_text()))
+    assert runtime.multiplies_bfloat16("cpu") == bool(flags & {"avx512_bf16", "amx_bf16"})
+    assert runtime.hardware()["bfloat16"] == runtime.multiplies_bfloat16()
 
 
 def test_threads_are_those_in_use() -> None:

@@ -42,7 +42,8 @@ class BagSoftmax(Loss):
     all probability among the bag's items: 0 is a perfect fit, whatever the size of the bags.
 
     Args:
-        half: do the three products with the catalogue in bfloat16; sums stay in float32.
+        half: do the three products with the catalogue in bfloat16, where the machine has it; sums stay in
+            float32.
         temperature: what the scores are divided by.
         cosine: score by cosine instead of inner product.
     """

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - PyTorch's own name for it
 from torch.autograd import Function
 
+from recbench.runtime import multiplies_bfloat16
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -48,7 +50,8 @@ class FullSoftmax(Loss):
     """Cross entropy over all items (Hidasi & Karatzoglou, 2018; Klenitskiy & Vasilev, RecSys 2023).
 
     Args:
-        half: do the three products with the catalogue in bfloat16; sums stay in float32.
+        half: do the three products with the catalogue in bfloat16, where the machine has it; sums stay in
+            float32.
         temperature: what the scores are divided by.
         cosine: score by cosine instead of inner product.
     """
@@ -69,8 +72,10 @@ def catalogue_cross_entropy(hidden: Tensor, targets: Tensor, table: Tensor, *, h
         hidden: (P, D).
         targets: (P, L) different items of each, 0 where there are fewer.
         table: (N + 1, D), row 0 padding.
-        half: do the three products in bfloat16; sums stay in float32.
+        half: do the three products in bfloat16 where the machine has it, in float32 where it would have to
+            emulate it; sums stay in float32.
     """
+    half = half and multiplies_bfloat16(hidden.device.type)
     with torch.autocast(hidden.device.type, enabled=False):  # `half` says what is halved
         loss: Tensor = _CatalogueCrossEntropy.apply(hidden.float(), table[1:], targets - 1, half)  # type: ignore[no-untyped-call]
     return loss
