@@ -52,10 +52,10 @@ def multiplies_bfloat16(device: str = "cpu") -> bool:
         device: type of a torch device.
     """
     if device == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device != "cpu":
         return True
-    has = getattr(torch.cpu, "get_capabilities", dict)()  # torch before 2.10 cannot tell
+    has: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch before 2.10 cannot tell
     return any(has.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "arm_bf16"))
 
 

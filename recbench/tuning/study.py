@@ -53,7 +53,7 @@ class Study:
         trainer: TrainerOptions,
         seed: int,
     ) -> str:
-        """Make trials until there are `num_trials`, the first as configured; write the best as a preset and say so.
+        """Make trials until there are `num_trials`, the first as configured; the best becomes a preset.
 
         Raises:
             DivergedError: no trial ended well.
