@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,9 @@ from recbench.training import MONITOR, TrainerOptions
 from recbench.tuning import journal as module
 from recbench.tuning.study import alone
 from recbench.tuning.trial import TrialLogger, validation
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
+import tuning as tables
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,6 +70,7 @@ def test_the_best_trial_wins_and_every_trial_counts(tmp_path: Path, monkeypatch:
     xs = tried(tmp_path / "a")
     assert len(xs) == found.num_trials == 25
     assert xs[0] == 0.1  # as it was configured
+    assert found.given == pytest.approx(1 - (0.1 - 0.3) ** 2, abs=1e-6)
     assert found.num_failed == sum(x < -0.5 for x in xs) > 0
     nearest = min((x for x in xs if x >= -0.5), key=lambda x: abs(x - 0.3))
     assert found.options["x"] == pytest.approx(nearest, abs=1e-12)
@@ -231,7 +236,10 @@ def test_the_preset_found_fits_and_its_record_says_how_it_was_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["tune", "--model", "itemknn", "--data", "demo", "--trials", "2"]) == 0
+    assert (
+        main(["tune", "--model", "itemknn", "--data", "demo", "--trials", "2", "--trainer.max_epochs", "3"])
+        == 0
+    )
     said = capsys.readouterr()
     assert said.err.count("trial ") == 2
     (preset,) = Path("runs/tune").glob("*.yaml")
@@ -241,6 +249,12 @@ def test_the_preset_found_fits_and_its_record_says_how_it_was_found(
     (record,) = read_runs(Path("results"))
     assert record.tuned == yaml.safe_load(preset.read_text())["tuned"]
     assert record.tuned["num_trials"] == 2
+    assert record.tuned["max_epochs"] == 3
+    assert 0 < record.tuned["given"] <= record.tuned["validation"]["ndcg@10"]
+    cells = tables.row(preset)
+    assert cells[:4] == ("itemknn", "demo", "2", "3")
+    assert cells[5] == f"{record.validation['ndcg@10']:.4f}"
+    assert (cells[7] == "nothing") == (cells[4] == cells[5])
     assert record.tuned["validation"]["ndcg@10"] == pytest.approx(record.validation["ndcg@10"], abs=1e-6)
 
 

@@ -40,8 +40,8 @@ class MultVAE(DotScorer):
         dropout: share of a bag's items that training hides from the encoder.
         kl_weight: of the KL term after annealing; beta of the paper.
         annealing_steps: steps over which it grows from 0; 0 to have it from the start.
-        halves_products: do the three products with the catalogue in bfloat16, where the machine has it; sums stay
-            in float32.
+        halves_products: do the three products with the catalogue in bfloat16, where the machine has it; sums
+            stay in float32.
         recipe: how it is trained.
     """
 

@@ -40,6 +40,7 @@ class Outcome(NamedTuple):
     Args:
         options: the best trial's options, dotted names below `model`.
         validation: its metrics on the validation split.
+        given: the objective of the first trial, which tried what was given; None if it did not end well.
         num_trials: how many were made, those that were pruned or diverged included.
         num_pruned: how many of them were stopped early because others were ahead.
         num_failed: how many diverged.
@@ -48,6 +49,7 @@ class Outcome(NamedTuple):
 
     options: dict[str, Any]
     validation: dict[str, float]
+    given: float | None
     num_trials: int
     num_pruned: int
     num_failed: int
@@ -98,6 +100,7 @@ def search(
     return Outcome(
         _options(best),
         {key: round(best.user_attrs["validation"][key], 6) for key in ("hr@10", OBJECTIVE)},
+        _given(study, start),
         len(ended),
         ended.count(TrialState.PRUNED),
         ended.count(TrialState.FAIL),
@@ -154,6 +157,14 @@ def _options(trial: Trial | FrozenTrial) -> dict[str, Any]:
     return {
         name: round(value, 12) if isinstance(value, float) else value for name, value in trial.params.items()
     }
+
+
+def _given(study: optuna.Study, start: Mapping[str, Any]) -> float | None:
+    """The objective of the first trial, if it tried `start`."""
+    first = _over(study)[0]
+    if first.value is None or _options(first) != start:
+        return None
+    return round(first.value, 6)
 
 
 def _best(study: optuna.Study) -> FrozenTrial | None:

@@ -75,8 +75,10 @@ class Study:
                 tell=partial(Console(stderr=True).print, soft_wrap=True, highlight=False),
             )
         preset = self.folder / f"{stem}.yaml"
-        tuned = {"data": card.name, "seed": seed, **found._asdict()}
-        del tuned["options"]
+        capped = {
+            key: getattr(trainer, key) for key in ("max_epochs", "max_minutes") if getattr(trainer, key)
+        }
+        tuned = {"data": card.name, "seed": seed, **capped, **found._asdict()}
         content = with_options(self.model, found.options) | {"tuned": tuned}
         write_atomic(preset, yaml.safe_dump(content, sort_keys=False).encode())
         return (

@@ -1,0 +1,75 @@
+"""Whether presets stand up to a search: every method, the same number of trials, each of the same epochs.
+
+    python experiments/tuning.py METHOD [METHOD ...] --data beauty --trials 3 --max-epochs 3
+    python experiments/tuning.py --studies runs/tune
+
+The first line makes a study of each method, as `recbench tune` does, in a process of its own; a study that is
+there is continued. The first trial is the preset, so the table says what the others gained over it. The
+second line only prints the table. No figure is of the test items.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from recbench.tuning import OBJECTIVE
+
+TITLES = ("method", "data", "trials", "epochs of each", "preset", "best", "minutes", "what the best changes")
+
+
+def main() -> None:
+    """Make the studies, print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("methods", nargs="*", metavar="METHOD", help="presets of configs/model")
+    parser.add_argument("--data", default="beauty")
+    parser.add_argument("--trials", type=int, default=3)
+    parser.add_argument("--max-epochs", type=int, default=3)
+    parser.add_argument("--studies", type=Path, default=Path("runs/tune"))
+    asked = parser.parse_args()
+    failed = [name for name in asked.methods if not study(name, asked)]
+    print(f"| {' | '.join(TITLES)} |")
+    print("|---" * len(TITLES) + "|")
+    for preset in sorted(asked.studies.glob("*.yaml")):
+        print(f"| {' | '.join(row(preset))} |")
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
+
+
+def study(name: str, asked: argparse.Namespace) -> bool:
+    """Make or continue the study of a method; whether it ended well."""
+    options = ["--model", name, "--data", asked.data, "--trials", str(asked.trials)]
+    options += ["--trainer.max_epochs", str(asked.max_epochs), "--trainer.progress", "false"]
+    command = [sys.executable, "-m", "recbench", "tune", *options, "--studies", str(asked.studies)]
+    return subprocess.run(command, check=False).returncode == 0
+
+
+def row(preset: Path) -> tuple[str, ...]:
+    """Cells of the study that led to a preset."""
+    found: dict[str, Any] = yaml.safe_load(preset.read_text())["tuned"]
+    best, given = found["validation"][OBJECTIVE], found["given"]
+    options = (
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in found["options"].items()
+    )
+    return (
+        preset.stem.removeprefix(f"{found['data']}-").rpartition("-")[0],
+        found["data"],
+        str(found["num_trials"]),
+        str(found.get("max_epochs", "its own")),
+        "–" if given is None else f"{given:.4f}",
+        f"{best:.4f}",
+        f"{found['train_s'] / 60:.1f}",
+        "nothing" if best == given else ", ".join(options),
+    )
+
+
+if __name__ == "__main__":
+    main()
