@@ -115,6 +115,12 @@ def _prepare_process(trainer: TrainerOptions, seed: int) -> None:
     """Threads, allocator, seeds: what must be so before weights are drawn."""
     if trainer.threads:
         torch.set_num_threads(trainer.threads)
+    if "bf16" in trainer.precision and not runtime.multiplies_bfloat16(trainer.device.type):
+        log.warning(
+            "trainer.precision %s: this %s emulates bfloat16, many times slower; 32-true is fast here",
+            trainer.precision,
+            "processor" if trainer.device.type == "cpu" else "GPU",
+        )
     runtime.keep_freed_memory()
     seed_everything(seed, verbose=False)
 

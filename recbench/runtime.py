@@ -52,7 +52,7 @@ def multiplies_bfloat16(device: str = "cpu") -> bool:
         device: type of a torch device.
     """
     if device == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+        return torch.cuda.is_available() and bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device != "cpu":
         return True
     has: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch before 2.10 cannot tell

@@ -22,6 +22,7 @@ from recbench.metrics import KEYS
 from recbench.models import GRU4Rec, Popularity, SASRec
 from recbench.results import Run, read_run, read_runs
 from recbench.tracking import summary
+from recbench.training import TrainerOptions
 
 if TYPE_CHECKING:
     from recbench.models.base import Recommender
@@ -49,6 +50,20 @@ def path(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def record(path: Path) -> Run:
     return read_run(path)
+
+
+@pytest.mark.parametrize(("has", "told"), [(False, ["trainer.precision bf16-mixed"]), (True, [])])
+def test_emulated_bfloat16_is_told_of(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    has: bool,
+    told: list[str],
+) -> None:
+    monkeypatch.setattr(runtime, "multiplies_bfloat16", lambda _="cpu": has)
+    run(tmp_path, Popularity(), small_data(), trainer=TrainerOptions(precision="bf16-mixed", progress=False))
+    heard = [line.partition(":")[0] for line in caplog.messages if "bfloat16" in line]
+    assert heard == told
 
 
 class TestRecord:
