@@ -1,6 +1,6 @@
-"""Whether presets stand up to a search: every method, the same number of trials, each of the same epochs.
+"""Whether presets stand up to a search: every method, the same number of trials, the same share of its epochs.
 
-    python experiments/tuning.py METHOD [METHOD ...] --data beauty --trials 3 --max-epochs 3
+    python experiments/tuning.py METHOD [METHOD ...] --data beauty --trials 3 --share 0.2
     python experiments/tuning.py --studies runs/tune
 
 The first line makes a study of each method, as `recbench tune` does, in a process of its own; a study that is
@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from recbench.config import preset_file
 from recbench.tuning import OBJECTIVE
 
 TITLES = ("method", "data", "trials", "epochs of each", "preset", "best", "minutes", "what the best changes")
@@ -31,7 +32,7 @@ def main() -> None:
     parser.add_argument("methods", nargs="*", metavar="METHOD", help="presets of configs/model")
     parser.add_argument("--data", default="beauty")
     parser.add_argument("--trials", type=int, default=3)
-    parser.add_argument("--max-epochs", type=int, default=3)
+    parser.add_argument("--share", type=float, default=0.2, help="of the preset's epochs")
     parser.add_argument("--studies", type=Path, default=Path("runs/tune"))
     asked = parser.parse_args()
     failed = [name for name in asked.methods if not study(name, asked)]
@@ -46,9 +47,15 @@ def main() -> None:
 def study(name: str, asked: argparse.Namespace) -> bool:
     """Make or continue the study of a method; whether it ended well."""
     options = ["--model", name, "--data", asked.data, "--trials", str(asked.trials)]
-    options += ["--trainer.max_epochs", str(asked.max_epochs), "--trainer.progress", "false"]
+    options += ["--trainer.max_epochs", str(epochs(name, asked.share)), "--trainer.progress", "false"]
     command = [sys.executable, "-m", "recbench", "tune", *options, "--studies", str(asked.studies)]
     return subprocess.run(command, check=False).returncode == 0
+
+
+def epochs(name: str, share: float) -> int:
+    """A share of the preset's epochs, at least one; 0, which caps nothing, where there are none."""
+    recipe = yaml.safe_load(preset_file("model", name).read_text())["init_args"].get("recipe")
+    return max(1, round(share * recipe["max_epochs"])) if recipe else 0
 
 
 def row(preset: Path) -> tuple[str, ...]:

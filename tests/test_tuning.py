@@ -258,6 +258,13 @@ def test_the_preset_found_fits_and_its_record_says_how_it_was_found(
     assert record.tuned["validation"]["ndcg@10"] == pytest.approx(record.validation["ndcg@10"], abs=1e-6)
 
 
+def test_every_method_gets_the_same_share_of_its_epochs() -> None:
+    assert tables.epochs("sasrec", 0.2) == 3  # of 16
+    assert tables.epochs("mf", 0.2) == 12  # of 60
+    assert tables.epochs("sasrec", 0.01) == 1
+    assert tables.epochs("itemknn", 0.2) == 0  # closed form
+
+
 def test_a_decaying_schedule_ends_where_the_trials_are_capped(tmp_path: Path) -> None:
     recipe = replace(RECIPE, schedule="linear", max_epochs=10, warmup_steps=0)
     model = small_model(SASRec, recipe)
