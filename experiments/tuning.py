@@ -1,4 +1,4 @@
-"""Whether presets stand up to a search: every method, the same number of trials, the same share of its epochs.
+"""Whether presets stand up to a search: methods get the same number of trials, of the same share of epochs.
 
     python experiments/tuning.py METHOD [METHOD ...] --data beauty --trials 3 --share 0.2
     python experiments/tuning.py --studies runs/tune
