@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny_lm import byte_llama
 
-from recbench.nn.grammar import JsonGrammar, write_within
+from recbench.nn.grammar import Grammar, one_of, write_within
 from recbench.nn.language_model import LanguageModel
 from recbench.nn.lm_options import LanguageModelOptions
 
@@ -18,17 +18,19 @@ if TYPE_CHECKING:
 
 pytest.importorskip("llguidance")
 WORDS = ["sasrec", "surge", "a much longer word than the others", "b"]
-SCHEMA = {
-    "type": "object",
-    "properties": {
-        "alpha": {"enum": [0.1, 0.5, 1.0]},
-        "tags": {"type": "array", "items": {"enum": WORDS}, "minItems": 1, "maxItems": 3},
-        "why": {"type": "string", "maxLength": 8},
-    },
-    "required": ["alpha", "tags", "why"],
-    "additionalProperties": False,
-    "x-guidance": {"whitespace_flexible": False},
-}
+
+
+def follow(text: str) -> str:
+    """JSON of one to three of the words, none of them twice."""
+    if not text:
+        return r'\{"alpha":(0\.1|0\.5|1),"tags":\[' + one_of(map(json.dumps, WORDS))
+    if text.endswith("}"):
+        return ""
+    said = json.loads(text + "]}")["tags"]
+    more = rf",{one_of(json.dumps(word) for word in WORDS if word not in said)}|" if len(said) < 3 else ""
+    return rf'({more}\],"why":"[^"\\\x00-\x1f]{{0,8}}"\}})'
+
+
 PROMPTS = ["x", "a longer prompt than the first", "third", "and another one of some length"]
 
 
@@ -41,7 +43,7 @@ def literal(lm: LanguageModel, prompt: str, most: int) -> list[int]:
     """One token after another, each from a pass over the whole text; what is bound to come is not asked."""
     row = lm.tokens.prompt(prompt)
     scores = lm.model(input_ids=torch.tensor([row])).logits[0, -1]
-    text = JsonGrammar(lm.tokens, SCHEMA).begin(len(scores))
+    text = Grammar(lm.tokens, follow).begin(len(scores))
     text.forced()
     while not text.is_whole and len(text.tokens) < most:
         scores = lm.model(input_ids=torch.tensor([row + text.tokens])).logits[0, -1]
@@ -52,7 +54,7 @@ def literal(lm: LanguageModel, prompt: str, most: int) -> list[int]:
 @torch.inference_mode()
 @pytest.mark.parametrize("most", [200, 25])
 def test_rows_that_get_ahead_of_one_another_write_what_each_would_alone(lm: LanguageModel, most: int) -> None:
-    found = lm.generate(PROMPTS, max_new_tokens=most, grammar=JsonGrammar(lm.tokens, SCHEMA))
+    found = lm.generate(PROMPTS, max_new_tokens=most, grammar=Grammar(lm.tokens, follow))
     wanted = [literal(lm, prompt, most) for prompt in PROMPTS]
     assert found == lm.tokens.texts(wanted)
     assert len({len(row) for row in wanted}) > 1 or most == 25  # they do get ahead
@@ -74,7 +76,7 @@ def test_what_is_bound_to_come_takes_no_pass(lm: LanguageModel, monkeypatch: pyt
         chosen.append(scores)
         return int(scores.argmax())
 
-    grammar = JsonGrammar(lm.tokens, SCHEMA)
+    grammar = Grammar(lm.tokens, follow)
     (written,) = write_within(
         lm.model, lm.tokens, [lm.tokens.prompt(PROMPTS[0])], grammar, max_new_tokens=200, choose=choose
     )
@@ -98,7 +100,7 @@ def test_what_prompts_begin_with_alike_is_read_once(
         return forward(*args, **options)
 
     prompts = [f"What all of them say. {text}" for text in ("x", "xy and more", "other words")]
-    grammar = JsonGrammar(lm.tokens, SCHEMA)
+    grammar = Grammar(lm.tokens, follow)
     alone = [lm.generate([text], max_new_tokens=200, grammar=grammar)[0] for text in prompts]
     monkeypatch.setattr(lm.model, "forward", counted)
     assert lm.generate(prompts, max_new_tokens=200, grammar=grammar) == alone
@@ -112,7 +114,7 @@ def test_what_prompts_begin_with_alike_is_read_once(
 
 
 def test_sampled_texts_follow_the_seed(lm: LanguageModel) -> None:
-    grammar = JsonGrammar(lm.tokens, SCHEMA)
+    grammar = Grammar(lm.tokens, follow)
 
     def texts(seed: int, **options: float) -> list[str]:
         return lm.generate(
@@ -121,6 +123,8 @@ def test_sampled_texts_follow_the_seed(lm: LanguageModel) -> None:
 
     assert texts(1) == texts(1) != texts(2)
     for text in texts(3):
-        assert json.loads(text)["alpha"] in (0.1, 0.5, 1.0)
+        content = json.loads(text)
+        assert content["alpha"] in (0.1, 0.5, 1.0)
+        assert len(set(content["tags"])) == len(content["tags"])
     likeliest = lm.generate(PROMPTS, max_new_tokens=200, grammar=grammar)
     assert texts(1, top_p=1e-6) == likeliest

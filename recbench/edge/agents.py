@@ -7,8 +7,9 @@ abstract that gives something away is replaced by the template. How often is cou
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from recbench.edge.abstract import (
     MAX_TEXT,
@@ -22,7 +23,7 @@ from recbench.edge.abstract import (
 )
 from recbench.edge.planner import Planner, RulePlanner
 from recbench.edge.ranking_plan import MAX_WHY, PlanError, Read, read_plan
-from recbench.nn.grammar import JsonGrammar
+from recbench.nn.grammar import Grammar, one_of
 from recbench.nn.language_model import LanguageModel
 from recbench.nn.lm_options import LanguageModelOptions
 
@@ -98,7 +99,7 @@ class LanguagePlanner(Planner):
         if self.lm is None:
             self.prepare()
         assert self.lm is not None
-        grammar = JsonGrammar(self.lm.tokens, plan_schema(offer)) if self.constrained else None
+        grammar = Grammar(self.lm.tokens, PlanGrammar(offer)) if self.constrained else None
         return self.lm.generate(
             [plan_prompt(abstract, offer) for abstract in asked],
             system=self.system,
@@ -136,31 +137,54 @@ def plan_prompt(abstract: Abstracted, offer: Offer) -> str:
     )
 
 
-def plan_schema(offer: Offer) -> dict[str, Any]:
-    """JSON schema of a plan within the offer; shares in tenths."""
-    share = {"enum": [round(0.1 * tenth, 1) for tenth in range(11)]}
-    pair = {
-        "type": "array",
-        "prefixItems": [{"enum": list(offer.tags)}, {"enum": [0.1, 0.2, 0.3, 0.4, 0.5, 1.0]}],
-        "items": False,
-        "minItems": 2,
-    }
-    tags = [{"type": "array", "items": pair, "minItems": n, "maxItems": n} for n in offer.counts()]
-    properties: dict[str, Any] = {
-        "alpha": share,
-        "tags": {"anyOf": tags},
-        "size": {"enum": list(offer.sizes)},
-        "encoder": {"enum": [*offer.encoders, "none"]},
-        "beta": share,
-        "why": {"type": "string", "maxLength": MAX_WHY // 2},
-    }
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-        "x-guidance": {"whitespace_flexible": False},  # or a small model writes line ends for ever
-    }
+class PlanGrammar:
+    """How a plan within the offer goes on, part by part, so that it is valid as it is written.
+
+    A part ends with a tag and its weight. No tag comes twice; the weights are one of three lists for each
+    number of tags, heavy ones first and with a sum of 1; shares are tenths.
+
+    Args:
+        offer: what there is.
+    """
+
+    def __init__(self, offer: Offer) -> None:
+        self.offer = offer
+        self.weights = [weights for count in offer.counts() for weights in _weight_lists(count)]
+        share = one_of(f"{tenth / 10:g}" for tenth in range(11))
+        self._start = rf'\{{"alpha":{share},"tags":\['
+        mixed = ['"none","beta":1']  # a history that nothing reads counts for nothing
+        mixed += [f'"{encoder}","beta":{share}' for encoder in offer.encoders if encoder != "none"]
+        self._end = (
+            rf'\],"size":{one_of(map(str, offer.sizes))},"encoder":({"|".join(mixed)}),'
+            rf'"why":"[^"\\\x00-\x1f]{{0,{MAX_WHY // 2}}}"\}}'
+        )
+
+    def __call__(self, text: str) -> str:
+        """What may follow, as a regular expression; empty after a whole plan."""
+        if text.endswith("}"):
+            return ""
+        said = json.loads(text + "]}")["tags"] if text else []
+        place = len(said)
+        chosen = tuple(weight for _, weight in said)
+        fitting = [weights for weights in self.weights if weights[:place] == chosen]
+        more = dict.fromkeys(f"{weights[place]:g}" for weights in fitting if len(weights) > place)
+        left = [tag for tag in self.offer.tags if tag not in {tag for tag, _ in said}]
+        tags = one_of(json.dumps(tag, ensure_ascii=False) for tag in left)
+        pair = rf"\[{tags},{one_of(more)}\]"
+        if not said:
+            return self._start + pair
+        ways = [f",{pair}"] if more else []
+        ways += [self._end] if chosen in fitting else []
+        return f"({'|'.join(ways)})"
+
+
+def _weight_lists(count: int) -> list[tuple[float, ...]]:
+    """Even weights, and such that fall with the root of the place and with the place, as the rule's do."""
+    found = []
+    for fall in (0.0, 0.5, 1.0):
+        raw = [place**-fall for place in range(1, count + 1)]
+        found.append(tuple(round(weight / sum(raw), 3) for weight in raw))
+    return list(dict.fromkeys(found))
 
 
 class LanguageAbstracter(Abstracter):

@@ -1,14 +1,15 @@
-"""JsonGrammar: holds a language model to a JSON schema while it writes.
+"""Grammar: holds a language model to regular expressions while it writes.
 
-What the schema leaves no choice about, such as the keys and the rest of a word once it is begun, is not
-written token by token: it is read in one pass together with the token that decided it. The automaton is
+A text comes in parts, and what has been written decides what its next part may be, such as one of the words
+that were not said yet. What leaves no choice, such as the rest of a word once it is begun, is not written
+token by token: it is read in one pass together with the token that decided it. The automaton is
 llguidance's; its masks are unpacked here, since its own in-place routine for tensors compiles at the first
 call, for minutes on a CPU. B rows, T tokens, V vocabulary.
 """
 
 from __future__ import annotations
 
-import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,25 +19,32 @@ from recbench.errors import ResourceError
 from recbench.nn.lm_attention import read_shared
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from torch import Tensor
 
     from recbench.nn.lm_tokens import Tokens
 
 
-class JsonGrammar:
+def one_of(texts: Iterable[str]) -> str:
+    """Regular expression of any of these texts, as llguidance reads it."""
+    special = re.compile(r"[\\.+*?()|\[\]{}^$]")
+    return f"({'|'.join(special.sub(lambda found: chr(92) + found[0], text) for text in texts)})"
+
+
+class Grammar:
     """What may be written.
 
     Args:
         tokens: of the model.
-        schema: JSON schema; keys are written in its order.
+        follow: what has been written -> regular expression of the part that follows, empty at the end of the
+            text. A part must end where nothing could go on with it.
 
     Raises:
         ResourceError: llguidance is not installed.
     """
 
-    def __init__(self, tokens: Tokens, schema: Mapping[str, Any]) -> None:
+    def __init__(self, tokens: Tokens, follow: Callable[[str], str]) -> None:
         try:
             from llguidance import LLMatcher
         except ImportError:
@@ -45,8 +53,7 @@ class JsonGrammar:
                 "planner write freely with constrained: false"
             ) from None
         self._make = LLMatcher
-        self._tokens = tokens
-        self._grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema))
+        self._tokens, self._follow = tokens, follow
         self._automaton: Any = None
 
     def begin(self, vocabulary: int) -> Text:
@@ -59,30 +66,36 @@ class JsonGrammar:
 
         if self._automaton is None:
             self._automaton = from_tokenizer(self._tokens.tokenizer, n_vocab=vocabulary)
-        end = self._tokens.tokenizer.eos_token_id
-        return Text(self._make(self._automaton, self._grammar), vocabulary, end)
+        return Text(self._part, vocabulary)
+
+    def _part(self, written: Sequence[int]) -> Any:
+        """A matcher of what may follow; None at the end."""
+        expression = self._follow(self._tokens.tokenizer.decode(written))
+        if not expression:
+            return None
+        return self._make(self._automaton, self._make.grammar_from_regex(expression))
 
 
 class Text:
     """A text that is being written within a grammar.
 
     Attributes:
-        tokens: so far, without the end.
+        tokens: so far.
 
     Args:
-        matcher: llguidance's, of one text.
+        part: tokens so far -> llguidance's matcher of what may follow, None at the end.
         vocabulary: V.
-        end: the token that ends a text.
     """
 
-    def __init__(self, matcher: Any, vocabulary: int, end: int) -> None:
-        self._matcher, self._vocabulary, self._end = matcher, vocabulary, end
+    def __init__(self, part: Callable[[Sequence[int]], Any], vocabulary: int) -> None:
+        self._part, self._vocabulary = part, vocabulary
         self.tokens: list[int] = []
+        self._matcher = part(self.tokens)
 
     @property
     def is_whole(self) -> bool:
         """Whether nothing may follow."""
-        return bool(self._matcher.is_stopped())
+        return self._matcher is None
 
     def allowed(self) -> Tensor:
         """(V,) which tokens may come next."""
@@ -93,25 +106,28 @@ class Text:
 
     def take(self, token: int) -> list[int]:
         """Go on with an allowed token; returns it with what is bound to follow."""
-        self._matcher.consume_token(token)
-        own = [] if token == self._end else [token]
-        self.tokens += own
-        return own + self.forced()
+        self._go_on([token])
+        return [token, *self.forced()]
 
     def forced(self) -> list[int]:
         """Go on with all that is bound to come next, and return it."""
-        found = [] if self.is_whole else list(self._matcher.compute_ff_tokens())
-        if found:
-            self._matcher.consume_tokens(found)
-            self.tokens += found
-        return found
+        start = len(self.tokens)
+        while not self.is_whole and (bound := list(self._matcher.compute_ff_tokens())):
+            self._go_on(bound)
+        return self.tokens[start:]
+
+    def _go_on(self, tokens: Sequence[int]) -> None:
+        self._matcher.consume_tokens(list(tokens))
+        self.tokens += tokens
+        if self._matcher.is_stopped():
+            self._matcher = self._part(self.tokens)
 
 
 def write_within(
     model: Any,
     tokens: Tokens,
     rows: Sequence[Sequence[int]],
-    grammar: JsonGrammar,
+    grammar: Grammar,
     *,
     max_new_tokens: int,
     choose: Callable[[Tensor], int],

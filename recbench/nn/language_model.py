@@ -18,7 +18,7 @@ from torch import nn
 
 from recbench.errors import CheckpointError
 from recbench.nn import lm_attention, lm_loading, text_vectors
-from recbench.nn.grammar import JsonGrammar, write_within
+from recbench.nn.grammar import Grammar, write_within
 from recbench.nn.lm_options import LanguageModelOptions, Lora
 from recbench.nn.lm_tokens import Tokens
 
@@ -142,7 +142,7 @@ class LanguageModel(nn.Module):
         top_p: float = 1.0,
         seed: int = 0,
         batch_size: int = 8,
-        grammar: JsonGrammar | None = None,
+        grammar: Grammar | None = None,
     ) -> list[str]:
         """What the model answers to each prompt, special tokens left out.
 
@@ -304,7 +304,7 @@ class _Writing(NamedTuple):
     temperature: float
     top_p: float
     seed: int
-    grammar: JsonGrammar | None
+    grammar: Grammar | None
 
     def options(self) -> dict[str, Any]:
         """As transformers calls it."""

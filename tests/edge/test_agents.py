@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from tiny_lm import byte_llama
 
 from recbench.edge.abstract import Abstracted, ItemWords, Past, TemplateAbstracter
-from recbench.edge.agents import LanguageAbstracter, LanguagePlanner, explain, plan_prompt, plan_schema
+from recbench.edge.agents import LanguageAbstracter, LanguagePlanner, PlanGrammar, explain, plan_prompt
 from recbench.edge.leaks import LeakDetector
 from recbench.edge.planner import RulePlanner
 from recbench.edge.privacy import Private
-from recbench.edge.ranking_plan import Offer, plan_of
-from recbench.nn.grammar import JsonGrammar
+from recbench.edge.ranking_plan import Offer, plan_of, read_plan
+from recbench.nn.grammar import Grammar
 from recbench.nn.language_model import LanguageModel
 from recbench.nn.lm_options import LanguageModelOptions
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 pytest.importorskip("llguidance")
 OFFER = Offer(("jazz", "tea", "books"), sizes=(10, 100), tag_counts=(1, 2), encoders=("sasrec", "surge"))
+MANY = Offer(tuple(f"tag {number}" for number in range(30)))
 SPARSE = Abstracted("", "The history is sparse. Mostly tea.")
 GOOD = plan_of(OFFER, alpha=0, weights=[("jazz", 1.0)], size=10, encoder="sasrec", beta=0.5).text()
 MENDABLE = GOOD.replace('"size":10', '"size":11')
@@ -56,6 +58,7 @@ class TestGrammar:
             assert len(plan["tags"]) in OFFER.tag_counts
             assert {tag for tag, _ in plan["tags"]} <= set(OFFER.tags)
             assert 0 <= plan["alpha"] <= 1
+            assert not read_plan(text, OFFER).is_mended
 
     def test_without_it_the_same_model_writes_none(self, options: LanguageModelOptions) -> None:
         planner = LanguagePlanner(lm=options, constrained=False, max_new_tokens=50)
@@ -64,15 +67,44 @@ class TestGrammar:
         assert planner.outcomes == {"replaced": 2}
 
     def test_where_all_is_said_nothing_but_the_end_is_allowed(self, lm: LanguageModel) -> None:
-        grammar = JsonGrammar(lm.tokens, {"enum": [True]})
+        grammar = Grammar(lm.tokens, lambda text: "" if text else "yes")
         (text,) = lm.generate(["say yes"], max_new_tokens=20, grammar=grammar)
-        assert text == "true"
+        assert text == "yes"
 
-    def test_a_schema_offers_what_the_offer_does(self) -> None:
-        schema = plan_schema(Offer(("a", "b"), sizes=(7,), tag_counts=(1, 5)))
-        assert schema["properties"]["size"] == {"enum": [7]}
-        assert [one["maxItems"] for one in schema["properties"]["tags"]["anyOf"]] == [1, 2]
-        assert schema["properties"]["encoder"] == {"enum": ["sasrec", "none"]}
+    def test_of_many_tags_none_comes_twice(self, options: LanguageModelOptions) -> None:
+        planner = LanguagePlanner(lm=options, max_new_tokens=900, batch_size=4)
+        for text in planner.write([SPARSE] * 4, MANY, temperature=2.0):
+            tags = [tag for tag, _ in json.loads(text)["tags"]]
+            assert len(set(tags)) == len(tags) in MANY.tag_counts
+            assert not read_plan(text, MANY).is_mended
+
+    def test_a_grammar_offers_what_the_offer_does(self) -> None:
+        follow = PlanGrammar(Offer(("a.", 'the "b"'), sizes=(7,), tag_counts=(1, 5)))
+        start = re.compile(follow(""))
+        for text in ('{"alpha":0.3,"tags":[["a.",1]', '{"alpha":0,"tags":[["the \\"b\\"",0.586]'):
+            assert start.fullmatch(text)
+        for text in (
+            '{"alpha":0.3,"tags":[["ax",1]',
+            '{"alpha":0.35,"tags":[["a.",1]',
+            '{"alpha":1,"tags":[["a.",0.9]',
+        ):
+            assert not start.fullmatch(text)
+
+        begun = '{"alpha":0.3,"tags":[["a.",0.5]'
+        then = re.compile(follow(begun))
+        assert then.fullmatch(',["the \\"b\\"",0.5]')
+        assert not then.fullmatch(',["a.",0.5]')  # said
+        rest = '],"size":7,"encoder":"none","beta":1,"why":"so"}'
+        assert not then.fullmatch(rest)  # half of the weight is missing
+
+        whole = begun + ',["the \\"b\\"",0.5]'
+        then = re.compile(follow(whole))
+        assert then.fullmatch(rest)
+        assert not then.fullmatch(rest.replace("7", "8"))
+        assert then.fullmatch(rest.replace("none", "sasrec").replace('"beta":1', '"beta":0.4'))
+        assert not then.fullmatch(rest.replace('"beta":1', '"beta":0.4'))  # nothing else is to be mixed in
+        assert follow(whole + rest) == ""
+        assert not read_plan(whole + rest, follow.offer).is_mended
 
 
 class TestOrderOfRepair:
