@@ -18,7 +18,7 @@ import dataclasses
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ from recbench.edge.planner import RulePlanner
 from recbench.models.cda4rec import SKILLS, CDA4Rec
 from recbench.nn.language_model import LanguageModel
 from recbench.nn.lm_options import LanguageModelOptions, Lora
+from recbench.runtime import multiplies_bfloat16
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -93,7 +94,8 @@ class Agents:
     @classmethod
     def of(cls, model: CDA4Rec, data: InteractionData, lm: str) -> Agents:
         """Around a language model by name."""
-        options = LanguageModelOptions(name=lm, max_tokens=1024, dtype="bfloat16")  # adapters have 32 bits
+        dtype: Literal["bfloat16", "float32"] = "bfloat16" if multiplies_bfloat16() else "float32"
+        options = LanguageModelOptions(name=lm, max_tokens=1024, dtype=dtype)  # adapters have 32 bits
         planner = LanguagePlanner(lm=options, batch_size=BATCH)
         planner.prepare()
         options = dataclasses.replace(options, lora=Lora(rank=8))
@@ -182,7 +184,7 @@ def sample(agents: Agents, *, num_users: int, num_taught: int) -> Iterator[str]:
     """
     batch = agents.some(num_users)
     pasts = pasts_of(batch)
-    yield f"{len(pasts)} users, {agents.name}\n"
+    yield f"{len(pasts)} users, {agents.name}, {agents.planner.lm_options.dtype}\n"
     yield f"| {' | '.join(COLUMNS)} |"
     yield "|---" * len(COLUMNS) + "|"
     whole = agents.history(pasts)
