@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from recbench.config import preset_file
-from recbench.tuning import OBJECTIVE
+from recbench.tuning import OBJECTIVE, described
 
 TITLES = ("method", "data", "trials", "epochs of each", "preset", "best", "minutes", "what the best changes")
 
@@ -54,7 +54,7 @@ def study(name: str, asked: argparse.Namespace) -> bool:
 
 def epochs(name: str, share: float) -> int:
     """A share of the preset's epochs, at least one; 0, which caps nothing, where there are none."""
-    recipe = yaml.safe_load(preset_file("model", name).read_text())["init_args"].get("recipe")
+    recipe = yaml.safe_load(preset_file("model", name).read_text()).get("init_args", {}).get("recipe")
     return max(1, round(share * recipe["max_epochs"])) if recipe else 0
 
 
@@ -62,10 +62,6 @@ def row(preset: Path) -> tuple[str, ...]:
     """Cells of the study that led to a preset."""
     found: dict[str, Any] = yaml.safe_load(preset.read_text())["tuned"]
     best, given = found["validation"][OBJECTIVE], found["given"]
-    options = (
-        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
-        for name, value in found["options"].items()
-    )
     return (
         preset.stem.removeprefix(f"{found['data']}-").rpartition("-")[0],
         found["data"],
@@ -74,7 +70,7 @@ def row(preset: Path) -> tuple[str, ...]:
         "–" if given is None else f"{given:.4f}",
         f"{best:.4f}",
         f"{found['train_s'] / 60:.1f}",
-        "nothing" if best == given else ", ".join(options),
+        "nothing" if best == given else described(found["options"]),
     )
 
 

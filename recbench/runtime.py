@@ -55,8 +55,8 @@ def multiplies_bfloat16(device: str = "cpu") -> bool:
         return torch.cuda.is_available() and bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device != "cpu":
         return True
-    has: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch before 2.10 cannot tell
-    return any(has.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "arm_bf16"))
+    has: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older releases cannot tell
+    return any(has.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))  # the last is ARM's
 
 
 def versions() -> dict[str, str]:

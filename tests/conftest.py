@@ -14,6 +14,7 @@ from recbench.data import synthetic
 from recbench.data.batch import SequenceBatch
 from recbench.data.module import InteractionData
 from recbench.data.prepared import Origin, Prepared, describe
+from recbench.nn import losses
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,6 +45,12 @@ def _no_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 
     for method in ("connect", "connect_ex"):
         monkeypatch.setattr(socket.socket, method, guarded(method))
+
+
+@pytest.fixture
+def _has_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Halved products are tested on machines that would not halve them, too."""
+    monkeypatch.setattr(losses, "multiplies_bfloat16", lambda _: True)
 
 
 def prepared_of(histories: list[list[int]]) -> Prepared:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from recbench.nn import losses
 from recbench.nn.bags import BagSoftmax, bag_loss, contains, distinct, training_bag
 from recbench.nn.losses import BPR, FullSoftmax
 
@@ -16,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from recbench.data.batch import SequenceBatch
+
+pytestmark = pytest.mark.usefixtures("_has_bfloat16")
 
 
 def test_an_item_stays_at_its_newest_place() -> None:
@@ -63,12 +64,6 @@ class TestBagSoftmax:
             gradients.append(torch.autograd.grad(loss, (users, table)))
         for found, wanted in zip(*gradients, strict=True):
             torch.testing.assert_close(found, wanted)
-
-
-@pytest.fixture(autouse=True)
-def _has_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Halved products are tested on machines that would not halve them, too."""
-    monkeypatch.setattr(losses, "multiplies_bfloat16", lambda _: True)
 
 
 @pytest.mark.parametrize("half", [False, True])

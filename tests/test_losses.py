@@ -15,6 +15,7 @@ from recbench.nn.losses import BCE, BPR, GBCE, FullSoftmax, Loss, SampledSoftmax
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+pytestmark = pytest.mark.usefixtures("_has_bfloat16")
 NUM_POSITIONS, DIM, NUM_ITEMS = 600, 8, 30  # more positions than a block holds
 
 
@@ -43,12 +44,6 @@ def value_and_gradients(loss: Tensor, hidden: Tensor, table: Tensor) -> list[Ten
 
 def off_by(found: Tensor, wanted: Tensor) -> float:
     return float((found - wanted).norm() / wanted.norm())
-
-
-@pytest.fixture(autouse=True)
-def _has_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Halved products are tested on machines that would not halve them, too."""
-    monkeypatch.setattr(losses, "multiplies_bfloat16", lambda _: True)
 
 
 class TestFullSoftmax:

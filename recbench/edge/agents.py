@@ -163,13 +163,11 @@ class PlanGrammar:
         """What may follow, as a regular expression; empty after a whole plan."""
         if text.endswith("}"):
             return ""
-        said = json.loads(text + "]}")["tags"] if text else []
-        place = len(said)
-        chosen = tuple(weight for _, weight in said)
+        said = dict(json.loads(text + "]}")["tags"]) if text else {}
+        chosen, place = tuple(said.values()), len(said)
         fitting = [weights for weights in self.weights if weights[:place] == chosen]
         more = dict.fromkeys(f"{weights[place]:g}" for weights in fitting if len(weights) > place)
-        left = [tag for tag in self.offer.tags if tag not in {tag for tag, _ in said}]
-        tags = one_of(json.dumps(tag, ensure_ascii=False) for tag in left)
+        tags = one_of(json.dumps(tag, ensure_ascii=False) for tag in self.offer.tags if tag not in said)
         pair = rf"\[{tags},{one_of(more)}\]"
         if not said:
             return self._start + pair

@@ -26,10 +26,13 @@ if TYPE_CHECKING:
     from recbench.nn.lm_tokens import Tokens
 
 
+_SPECIAL = re.compile(r"[\\.+*?()|\[\]{}^$]")  # re.escape escapes more, such as spaces
+
+
 def one_of(texts: Iterable[str]) -> str:
     """Regular expression of any of these texts, as llguidance reads it."""
-    special = re.compile(r"[\\.+*?()|\[\]{}^$]")
-    return f"({'|'.join(special.sub(lambda found: chr(92) + found[0], text) for text in texts)})"
+    plain = (_SPECIAL.sub(r"\\\g<0>", text) for text in texts)
+    return f"({'|'.join(plain)})"
 
 
 class Grammar:

@@ -6,7 +6,7 @@ unbroken one.
 """
 
 from recbench.tuning.journal import OBJECTIVE, Outcome, search
-from recbench.tuning.space import Space, given, holding, options_of, read_space, with_options
+from recbench.tuning.space import Space, described, given, holding, options_of, read_space, with_options
 from recbench.tuning.study import Study
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Outcome",
     "Space",
     "Study",
+    "described",
     "given",
     "holding",
     "options_of",

@@ -15,6 +15,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from recbench.errors import DivergedError
+from recbench.tuning.space import described
 from recbench.tuning.trial import TrialLogger, validation
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ class Outcome(NamedTuple):
     Args:
         options: the best trial's options, dotted names below `model`.
         validation: its metrics on the validation split.
-        given: the objective of the first trial, which tried what was given; None if it did not end well.
+        given: the objective of the first trial, which tried what was given; None if it did not end well, or
+            tried something else since an option was left open.
         num_trials: how many were made, those that were pruned or diverged included.
         num_pruned: how many of them were stopped early because others were ahead.
         num_failed: how many diverged.
@@ -175,10 +177,7 @@ def _best(study: optuna.Study) -> FrozenTrial | None:
 def _line(trial: FrozenTrial, number: int, num_trials: int, best: FrozenTrial | None) -> str:
     """How a trial ended, and the best so far."""
     how = f"{trial.value:.4f}" if trial.state == TrialState.COMPLETE else trial.state.name.lower()
-    options = ", ".join(
-        f"{name.removeprefix('recipe.')} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
-        for name, value in trial.params.items()
-    )
     top = f"; best {best.value:.4f}" if best else ""
     seconds = trial.user_attrs.get("seconds", 0.0)
+    options = described(trial.params)
     return f"trial {number} of {num_trials}: {OBJECTIVE} {how} in {seconds:.0f} s ({options}){top}"

@@ -101,6 +101,14 @@ def _holding(entry: BaseDistribution, value: Any) -> BaseDistribution:
     return FloatDistribution(low, high, log=entry.log and low > 0)
 
 
+def described(options: Mapping[str, Any]) -> str:
+    """Options and their values on one line."""
+    return ", ".join(
+        f"{name.removeprefix('recipe.')} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in options.items()
+    )
+
+
 def with_options(model: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
     """A method's configuration with these dotted `options` in place of its own."""
     changed = copy.deepcopy(dict(model))
