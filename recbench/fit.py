@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 import yaml
 from lightning import seed_everything
 
@@ -18,7 +17,7 @@ from recbench.metrics import means
 from recbench.results import Run, StageCost, config_hash, write_atomic, write_run
 from recbench.sizes import num_bytes, num_weights
 from recbench.tracking import log_record, make_logger
-from recbench.training import TrainerOptions, owner_of, train
+from recbench.training import TrainerOptions, owner_of, prepare_process, train
 from recbench.workers import train_beside
 
 if TYPE_CHECKING:
@@ -69,7 +68,8 @@ def fit(
     Raises:
         DivergedError: a loss or score is not finite; the record then says so and has no metrics.
     """
-    _prepare_process(trainer, seed)
+    prepare_process(trainer)
+    seed_everything(seed, verbose=False)
     record = blank_record(model, data, config=config, name=name, seed=seed)
     record = record.model_copy(update={"tuned": tuned or {}})
     folder = run_folder(runs, record, resume=resume)
@@ -109,20 +109,6 @@ def blank_record(
         versions=runtime.versions(),
         hardware=runtime.hardware(),
     )
-
-
-def _prepare_process(trainer: TrainerOptions, seed: int) -> None:
-    """Threads, allocator, seeds: what must be so before weights are drawn."""
-    if trainer.threads:
-        torch.set_num_threads(trainer.threads)
-    if "bf16" in trainer.precision and not runtime.multiplies_bfloat16(trainer.device.type):
-        log.warning(
-            "trainer.precision %s: this %s emulates bfloat16, many times slower; 32-true is fast here",
-            trainer.precision,
-            "processor" if trainer.device.type == "cpu" else "GPU",
-        )
-    runtime.keep_freed_memory()
-    seed_everything(seed, verbose=False)
 
 
 def run_folder(runs: Path, record: Run, *, resume: bool) -> Path:

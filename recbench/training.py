@@ -21,7 +21,7 @@ import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 
-from recbench import checkpoint
+from recbench import checkpoint, runtime
 from recbench.results import PROGRESS, StageCost, write_atomic
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
     from recbench.data.module import InteractionData
     from recbench.models.base import Stage
+
+log = logging.getLogger(__name__)
 
 MONITOR = "val/ndcg@10"
 
@@ -74,6 +76,19 @@ class TrainerOptions:
             self.accelerator == "auto" and torch.cuda.is_available()
         )
         return torch.device("cuda" if on_gpu else "cpu")
+
+
+def prepare_process(options: TrainerOptions) -> None:
+    """Threads and allocator of this process, and a warning of a precision that is slow on its machine."""
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    if "bf16" in options.precision and not runtime.multiplies_bfloat16(options.device.type):
+        log.warning(
+            "trainer.precision %s: this %s emulates bfloat16, many times slower; 32-true is fast here",
+            options.precision,
+            "processor" if options.device.type == "cpu" else "GPU",
+        )
+    runtime.keep_freed_memory()
 
 
 def train(

@@ -258,6 +258,15 @@ def test_the_preset_found_fits_and_its_record_says_how_it_was_found(
     assert record.tuned["validation"]["ndcg@10"] == pytest.approx(record.validation["ndcg@10"], abs=1e-6)
 
 
+def test_trials_run_with_the_threads_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr("torch.set_num_threads", asked.append)
+    monkeypatch.chdir(tmp_path)
+    words = ["tune", "--model", "itemknn", "--data", "demo", "--trials", "1", "--trainer.threads", "3"]
+    assert main(words) == 0
+    assert 3 in asked
+
+
 def test_every_method_gets_the_same_share_of_its_epochs() -> None:
     assert tables.epochs("sasrec", 0.2) == 3  # of 16
     assert tables.epochs("mf", 0.2) == 12  # of 60

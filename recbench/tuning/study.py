@@ -13,6 +13,7 @@ from rich.console import Console
 from recbench.errors import UsageError
 from recbench.lock import held
 from recbench.results import config_hash, write_atomic
+from recbench.training import prepare_process
 from recbench.tuning.journal import OBJECTIVE, search
 from recbench.tuning.space import given, holding, with_options
 
@@ -59,6 +60,7 @@ class Study:
             DivergedError: no trial ended well.
             UsageError: another process is at this study.
         """
+        prepare_process(trainer)
         card = data.prepared.card
         start = given(self.model["init_args"], self.space)
         stem = f"{card.name}-{self.name}-{config_hash(self.identity, card.fingerprint)[:8]}"
