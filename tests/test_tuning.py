@@ -44,7 +44,11 @@ def peak(options: dict[str, Any]) -> dict[str, float]:
 
 
 def study(
-    journal: Path, num_trials: int, monkeypatch: pytest.MonkeyPatch, outcome: Any = peak
+    journal: Path,
+    num_trials: int,
+    monkeypatch: pytest.MonkeyPatch,
+    outcome: Any = peak,
+    make: Callable[[dict[str, Any]], Any] = dict,
 ) -> tuning.Outcome:
     def scripted(made: Any, *_: Any, **__: Any) -> dict[str, float]:
         found: dict[str, float] = outcome(made)
@@ -52,7 +56,6 @@ def study(
 
     monkeypatch.setattr(module, "validation", scripted)
     options = TrainerOptions()
-    make: Callable[[dict[str, Any]], Any] = dict
     data: Any = None
     return tuning.search(
         make, data, SPACE, start={"x": 0.1}, journal=journal, num_trials=num_trials, trainer=options, seed=3
@@ -62,7 +65,7 @@ def study(
 def tried(journal: Path) -> list[float]:
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(journal)))
     found = optuna.load_study(study_name="tune", storage=storage).trials
-    return [trial.params["x"] for trial in found if "broken" not in trial.user_attrs]
+    return [trial.params["x"] for trial in found if not {"broken", "refused"} & set(trial.user_attrs)]
 
 
 def test_the_best_trial_wins_and_every_trial_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,6 +123,33 @@ def test_options_in_steps_are_round_numbers(tmp_path: Path, monkeypatch: pytest.
     found = study(tmp_path / "a", 12, monkeypatch, outcome)
     assert found.options["x"] == 0.3  # of which Optuna makes .30000000000000004
     assert set(seen) <= {0.1, 0.2, 0.3, 0.4, 0.5, 0.6}
+
+
+def test_options_that_do_not_go_together_are_drawn_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def choosy(options: dict[str, Any]) -> dict[str, Any]:
+        if options["x"] < 0:
+            raise UsageError("x must be positive")
+        return options
+
+    found = study(tmp_path / "whole", 12, monkeypatch, make=choosy)
+    xs = tried(tmp_path / "whole")
+    assert (len(xs), min(xs) >= 0) == (12, True)
+    assert (found.num_trials, found.num_failed) == (12, 0)
+    study(tmp_path / "parts", 4, monkeypatch, make=choosy)
+    study(tmp_path / "parts", 12, monkeypatch, make=choosy)
+    assert tried(tmp_path / "parts") == xs
+
+
+def test_a_space_that_is_refused_whole_is_named_as_the_trouble(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(_: dict[str, Any]) -> None:
+        raise UsageError("hidden must be 256")
+
+    with pytest.raises(UsageError, match=r"refused, the last: hidden must be 256; narrow the space"):
+        study(tmp_path / "a", 2, monkeypatch, make=refuses)
 
 
 def test_a_study_of_which_nothing_ends_well_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from recbench.errors import DivergedError
+from recbench.errors import DivergedError, UsageError
 from recbench.tuning.space import described
 from recbench.tuning.trial import TrialLogger, validation
 
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 OBJECTIVE = "ndcg@10"
 _BROKEN = "broken"  # marks a trial that a kill cut short
+_REFUSED = "refused"  # marks one whose options do not go together, with what the method says of them
+_PATIENCE = 20  # refused draws per trial before the space is to blame
 _OVER = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
@@ -73,7 +75,7 @@ def search(
     """Make trials until the study has `num_trials`, those made earlier included.
 
     Args:
-        make: options -> a method, not yet built.
+        make: options -> a method, not yet built; what it refuses is drawn anew and counts as no trial.
         data: trained on and validated on.
         space: what is varied.
         start: what the first trial tries, so that a study ends no worse than it began.
@@ -85,15 +87,30 @@ def search(
 
     Raises:
         DivergedError: no trial ended well.
+        UsageError: the method refuses nearly all that is drawn.
     """
     study = _open(journal)
     if not study.trials:
         study.enqueue_trial(dict(start))
     while (number := len(_over(study))) < num_trials:
-        # seeded anew from its number, or a resumed study would draw the first trial's options again
-        study.sampler = optuna.samplers.TPESampler(seed=seed * 10_007 + number, n_startup_trials=10)
+        # seeded anew for every draw, or a resumed study would draw the first trial's options again
+        refused = _refusals(study)
+        if len(refused) > _PATIENCE * num_trials:
+            raise UsageError(
+                f"{len(refused)} draws of options were refused, the last: {refused[-1]}; narrow the space"
+            )
+        draw = number + len(refused)
+        study.sampler = optuna.samplers.TPESampler(seed=seed * 10_007 + draw, n_startup_trials=10)
         trial = study.ask(space)
-        _run(study, trial, make, data, trainer, seed=seed)
+        try:
+            model = make(_options(trial))
+        except UsageError as error:
+            trial.set_user_attr(_REFUSED, str(error))
+            study.tell(
+                trial, state=TrialState.PRUNED
+            )  # from which the sampler learns, as it doesn't from FAIL
+            continue
+        _run(study, trial, model, data, trainer, seed=seed)
         tell(_line(study.trials[trial.number], number + 1, num_trials, _best(study)))
     best = _best(study)
     if best is None:
@@ -129,7 +146,7 @@ def _open(journal: Path) -> optuna.Study:
 def _run(
     study: optuna.Study,
     trial: Trial,
-    make: Callable[[dict[str, Any]], Recommender],
+    model: Recommender,
     data: InteractionData,
     trainer: TrainerOptions,
     *,
@@ -138,7 +155,7 @@ def _run(
     """One trial, told to the study however it ends."""
     start = time.perf_counter()
     try:
-        found = validation(make(_options(trial)), data, trainer, seed=seed, logger=TrialLogger(trial))
+        found = validation(model, data, trainer, seed=seed, logger=TrialLogger(trial))
         trial.set_user_attr("validation", found)
         outcome: dict[str, Any] = {"values": found[OBJECTIVE]}
     except optuna.TrialPruned:
@@ -151,7 +168,14 @@ def _run(
 
 def _over(study: optuna.Study) -> list[FrozenTrial]:
     """Trials that were made to their end; one that a kill cut short waits to be made again."""
-    return [trial for trial in study.get_trials(states=_OVER) if _BROKEN not in trial.user_attrs]
+    return [
+        trial for trial in study.get_trials(states=_OVER) if not {_BROKEN, _REFUSED} & set(trial.user_attrs)
+    ]
+
+
+def _refusals(study: optuna.Study) -> list[str]:
+    """What the method said of options that do not go together."""
+    return [trial.user_attrs[_REFUSED] for trial in study.trials if _REFUSED in trial.user_attrs]
 
 
 def _options(trial: Trial | FrozenTrial) -> dict[str, Any]:
