@@ -93,23 +93,7 @@ def search(
     if not study.trials:
         study.enqueue_trial(dict(start))
     while (number := len(_over(study))) < num_trials:
-        # seeded anew for every draw, or a resumed study would draw the first trial's options again
-        refused = _refusals(study)
-        if len(refused) > _PATIENCE * num_trials:
-            raise UsageError(
-                f"{len(refused)} draws of options were refused, the last: {refused[-1]}; narrow the space"
-            )
-        draw = number + len(refused)
-        study.sampler = optuna.samplers.TPESampler(seed=seed * 10_007 + draw, n_startup_trials=10)
-        trial = study.ask(space)
-        try:
-            model = make(_options(trial))
-        except UsageError as error:
-            trial.set_user_attr(_REFUSED, str(error))
-            study.tell(
-                trial, state=TrialState.PRUNED
-            )  # from which the sampler learns, as it doesn't from FAIL
-            continue
+        trial, model = _draw(study, make, space, seed=seed, limit=_PATIENCE * num_trials)
         _run(study, trial, model, data, trainer, seed=seed)
         tell(_line(study.trials[trial.number], number + 1, num_trials, _best(study)))
     best = _best(study)
@@ -141,6 +125,36 @@ def _open(journal: Path) -> optuna.Study:
         optuna.trial.Trial(study, trial._trial_id).set_user_attr(_BROKEN, True)
         study.tell(trial.number, state=TrialState.FAIL)
     return study
+
+
+def _draw(
+    study: optuna.Study,
+    make: Callable[[dict[str, Any]], Recommender],
+    space: Space,
+    *,
+    seed: int,
+    limit: int,
+) -> tuple[Trial, Recommender]:
+    """The next trial and its method, after as many draws as it takes that the method accepts one.
+
+    Raises:
+        UsageError: more than `limit` were refused.
+    """
+    while len(refused := _refusals(study)) <= limit:
+        # seeded anew for every draw, or a resumed study would draw the first trial's options again
+        draw = len(_over(study)) + len(refused)
+        study.sampler = optuna.samplers.TPESampler(seed=seed * 10_007 + draw, n_startup_trials=10)
+        trial = study.ask(space)
+        try:
+            return trial, make(_options(trial))
+        except UsageError as error:
+            trial.set_user_attr(_REFUSED, str(error))
+            study.tell(
+                trial, state=TrialState.PRUNED
+            )  # from which the sampler learns, as it doesn't from FAIL
+    raise UsageError(
+        f"{len(refused)} draws of options were refused, the last: {refused[-1]}; narrow the space"
+    )
 
 
 def _run(
