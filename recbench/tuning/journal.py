@@ -33,6 +33,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 OBJECTIVE = "ndcg@10"
 _BROKEN = "broken"  # marks a trial that a kill cut short
 _REFUSED = "refused"  # marks one whose options do not go together, with what the method says of them
+_NO_TRIAL = {_BROKEN, _REFUSED}
 _PATIENCE = 20  # refused draws per trial before the space is to blame
 _OVER = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
@@ -149,9 +150,8 @@ def _draw(
             return trial, make(_options(trial))
         except UsageError as error:
             trial.set_user_attr(_REFUSED, str(error))
-            study.tell(
-                trial, state=TrialState.PRUNED
-            )  # from which the sampler learns, as it doesn't from FAIL
+            # not FAIL, from which the sampler would learn nothing and draw much the same again
+            study.tell(trial, state=TrialState.PRUNED)
     raise UsageError(
         f"{len(refused)} draws of options were refused, the last: {refused[-1]}; narrow the space"
     )
@@ -181,15 +181,14 @@ def _run(
 
 
 def _over(study: optuna.Study) -> list[FrozenTrial]:
-    """Trials that were made to their end; one that a kill cut short waits to be made again."""
-    return [
-        trial for trial in study.get_trials(states=_OVER) if not {_BROKEN, _REFUSED} & set(trial.user_attrs)
-    ]
+    """Trials that were made to their end: not those that a kill cut short, nor draws that were refused."""
+    return [trial for trial in study.get_trials(states=_OVER) if _NO_TRIAL.isdisjoint(trial.user_attrs)]
 
 
 def _refusals(study: optuna.Study) -> list[str]:
     """What the method said of options that do not go together."""
-    return [trial.user_attrs[_REFUSED] for trial in study.trials if _REFUSED in trial.user_attrs]
+    pruned = study.get_trials(states=(TrialState.PRUNED,))  # one killed while it was refused is drawn again
+    return [trial.user_attrs[_REFUSED] for trial in pruned if _REFUSED in trial.user_attrs]
 
 
 def _options(trial: Trial | FrozenTrial) -> dict[str, Any]:
