@@ -146,7 +146,9 @@ class TestRows:
     def test_a_seed_that_finished_twice_counts_once_as_it_was_last(self, root: Path) -> None:
         for options, hits, day in (({}, 0.3, 2), ({"lm": None}, 0.2, 3), ({"kd": None}, 0.4, 1)):
             finished = f"2026-01-0{day}T00:00:00+00:00"
-            record(root, "sasrec", some_ranks(hits), config={"model": {"dim": 64} | options}, finished=finished)
+            record(
+                root, "sasrec", some_ranks(hits), config={"model": {"dim": 64} | options}, finished=finished
+            )
         record(root, "sasrec", some_ranks(0.1), seed=1)
         (row,) = tables(root)[0]
         assert row["seeds"] == "2"

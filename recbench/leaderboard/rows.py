@@ -19,15 +19,15 @@ SHOWN = (*RANKED, *DETAIL)
 TABLE = ("data", "protocol", "fingerprint", "num_users")
 GROUP = (*TABLE, "model", "recipe")
 
-_TEXTS = ("record", "data", "protocol", "fingerprint", "model", "recipe", "status", "finished", "note", "machine")
+_TEXTS = ("record", *TABLE[:3], "model", "recipe", "status", "finished", "note", "machine")
 _COUNTS = ("seed", "num_users", "parameters")
 
 
 def average_seeds(runs: dict[str, Run]) -> pl.DataFrame:
     """One row per model and configuration, by table and then best first.
 
-    What finished is averaged (`num_seeds`, `seeds`, `records`), what did not is listed (`broken`). Of a seed that
-    finished more than once, as where a later version names an option that was not there, the newest counts.
+    What finished is averaged (`num_seeds`, `seeds`, `records`), what did not is listed (`broken`). Of a seed
+    that finished more than once, as where a later version names an option that is off, the newest counts.
 
     Args:
         runs: measured records by the path they are linked at.
