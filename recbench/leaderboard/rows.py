@@ -19,7 +19,7 @@ SHOWN = (*RANKED, *DETAIL)
 TABLE = ("data", "protocol", "fingerprint", "num_users")
 GROUP = (*TABLE, "model", "recipe")
 
-_TEXTS = ("record", *TABLE[:3], "model", "recipe", "status", "finished", "note", "machine")
+_TEXTS = ("record", "data", "protocol", "fingerprint", "model", "recipe", "status", "note", "machine")
 _COUNTS = ("seed", "num_users", "parameters")
 
 
@@ -27,15 +27,15 @@ def average_seeds(runs: dict[str, Run]) -> pl.DataFrame:
     """One row per model and configuration, by table and then best first.
 
     What finished is averaged (`num_seeds`, `seeds`, `records`), what did not is listed (`broken`). Of a seed
-    that finished more than once, as where a later version names an option that is off, the newest counts.
+    that ended so more than once, as where a later version names an option that is off, the newest counts.
 
     Args:
         runs: measured records by the path they are linked at.
     """
+    by_age = sorted(runs, key=lambda record: runs[record].finished)
+    frame = _frame({record: runs[record] for record in by_age})
+    frame = frame.unique([*GROUP, "seed", "status"], keep="last", maintain_order=True)
     is_ok = pl.col("status") == "ok"
-    frame = _frame(runs).sort("finished", "record")
-    is_newest = pl.int_range(pl.len(), 0, -1).over(*GROUP, "seed", "status") == 1
-    frame = frame.filter(~is_ok | is_newest)
     numbers = [name for name, dtype in frame.schema.items() if dtype == pl.Float64]
     return (
         frame.sort(*GROUP, "seed", "record")
@@ -93,7 +93,6 @@ def _fields(record: str, run: Run) -> dict[str, Any]:
         "recipe": recipe(run),
         "seed": run.seed,
         "status": run.status,
-        "finished": run.finished,
         "num_users": run.num_users,
         "note": run.note,
         "machine": ", ".join(f"{key} {value}" for key, value in run.hardware.items()),
