@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 NAMED = ("model", "data", "trainer")  # options whose value may be the name of a preset
 WHAT = {"model": "model", "data": "data set", "trainer": "trainer"}
+PARTS = ("base", "cloud", "clusterer", "device", "encoder", "local")  # options of a model that are models
 
 
 def folder() -> Path:
@@ -94,20 +95,57 @@ def expand(argv: Sequence[str], *, trainer: str = "cpu") -> list[str]:
         argv: options of `fit`.
         trainer: the preset below everything else.
     """
-    files = [_config(_fragment("trainer", trainer))]
-    typed = []
+    files = [_fragment("trainer", trainer)]
+    typed, parts = [], {}
     words = iter(argv)
     for word in words:
         option, equals, value = word.partition("=")
-        kind = option.removeprefix("--")
-        if option != f"--{kind}" or kind not in ("config", *NAMED):
+        key = option.removeprefix("--")
+        is_part = _is_part(key)
+        if option != f"--{key}" or not (is_part or key in ("config", *NAMED)):
             typed.append(f"{option}.name{equals}{value}" if _is_language_model(option) else word)
+            continue
+        value = value if equals else next(words, "")
+        if not value or value.startswith("--"):
+            raise UsageError(f"{option} needs a value{nearest('', names('model' if is_part else key))}")
+        if not is_part:
+            files.append(read(Path(value)) if key == "config" else _fragment(key, value))
+        elif _part_file(value) is None:
+            typed.append(f"{option}={value}")  # a class, or null
         else:
-            value = value if equals else next(words, "")
-            if not value or value.startswith("--"):
-                raise UsageError(f"{option} needs a value{nearest('', names(kind))}")
-            files.append(_config(read(Path(value)) if kind == "config" else _fragment(kind, value)))
-    return files + typed
+            parts[key] = value
+    for key in sorted(parts):  # a part before the parts of it
+        _put(files, key, parts[key])
+    return [_config(content) for content in files] + typed
+
+
+def _is_part(key: str) -> bool:
+    """Whether an option is a model inside a model, such as `model.device`."""
+    return key.startswith("model.") and key.rpartition(".")[2] in PARTS
+
+
+def _part_file(value: str) -> Path | None:
+    """The preset that a model inside a model is named after, or the file that it is."""
+    preset = folder() / "model" / f"{value}.yaml"
+    if "/" not in value and preset.is_file():
+        return preset
+    return Path(value) if Path(value).suffix in (".yaml", ".yml") else None
+
+
+def _put(files: Sequence[dict[str, Any]], key: str, value: str) -> None:
+    """Let a part of the model be what `value` names, and keep nothing of the part that was there.
+
+    Raises:
+        UsageError: there is no model of which it could be a part.
+    """
+    _, *way, last = key.split(".")
+    place = next((found["model"] for found in reversed(files) if isinstance(found.get("model"), dict)), None)
+    for step in way:
+        place = place.setdefault("init_args", {}).get(step) if isinstance(place, dict) else None
+    if not isinstance(place, dict):
+        whole = "model" if not way else key.rpartition(".")[0]
+        raise UsageError(f"--{key} is a part of --{whole}; name that as well")
+    place.setdefault("init_args", {})[last] = _meant(last, value)
 
 
 def _is_language_model(key: str) -> bool:
@@ -116,13 +154,19 @@ def _is_language_model(key: str) -> bool:
 
 
 def _named(content: Any) -> Any:
-    """`lm: smollm2-135m` in a file is `lm: {name: smollm2-135m}`."""
+    """`lm: smollm2-135m` in a file is `lm: {name: smollm2-135m}`, `device: sasrec` that preset's class."""
     if not isinstance(content, dict):
         return content
-    return {
-        key: {"name": value} if isinstance(value, str) and _is_language_model(str(key)) else _named(value)
-        for key, value in content.items()
-    }
+    return {key: _meant(str(key), value) for key, value in content.items()}
+
+
+def _meant(key: str, value: Any) -> Any:
+    """What stands for one value of a file."""
+    if isinstance(value, str) and _is_language_model(key):
+        return {"name": value}
+    if isinstance(value, str) and key in PARTS and (file := _part_file(value)):
+        return {option: _named(inside) for option, inside in read(file).items() if option != "tuned"}
+    return _named(value)
 
 
 def _config(content: dict[str, Any]) -> str:

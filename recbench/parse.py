@@ -8,7 +8,7 @@ import re
 import typing
 from typing import TYPE_CHECKING, Any
 
-from recbench.config import expand, nearest
+from recbench.config import PARTS, expand, names, nearest
 from recbench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -95,7 +95,8 @@ def explain(message: str, parser: ArgumentParser) -> str:
         return f"{where}: {_expected(wrong[1], given[1] if given else wrong[2])}"
     if name := re.search(r"import path string: (.*)|No module named|has no attribute", message):
         wanted, owners = (name[1], classes) if name[1] else (classes[-1], classes[:-1])
-        return f"{where}: unknown name {wanted!r}{nearest(wanted, _choices(owners, keys[-1]))}"
+        known = _choices(owners, keys[-1]) + (names("model") if keys[-1] in PARTS else [])
+        return f"{where}: unknown name {wanted!r}{nearest(wanted, known)}"
     if missing := re.search(r"arguments are required: (.*)", message):
         return f"{missing[1].replace('.name', '')} must be given; see {parser.prog} --help"
     if other := re.search(r"Import path (\S+) does not correspond to a subclass of (\w+)", message):

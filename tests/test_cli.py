@@ -150,6 +150,24 @@ def test_overrides_reach_nested_options(resolved: Callable[[Sequence[str]], dict
     assert init["loss"]["init_args"]["num_negatives"] == 7
 
 
+def test_a_part_of_a_model_is_named_as_a_model_is(
+    resolved: Callable[[Sequence[str]], dict], tmp_path: Path
+) -> None:
+    alone = resolved(["--model", "gru4rec", "--data", "demo"])["model"]
+    words = ["--model.device.dim=24", "--model.device", "gru4rec", "--model", "lsc4rec", "--data", "demo"]
+    whole = resolved(words)["model"]["init_args"]
+    assert whole["device"] == alone | {"init_args": alone["init_args"] | {"dim": 24}}  # none of SASRec's
+    assert whole["cloud"]["class_path"].endswith(".CodeLM")  # as it was
+
+    file = tmp_path / "mine.yaml"
+    file.write_text("class_path: recbench.models.LSC4Rec\ninit_args: {device: gru4rec}\n")
+    assert resolved(["--model", str(file), "--data", "demo"])["model"]["init_args"]["device"] == alone
+    own = tmp_path / "own.yaml"
+    own.write_text("class_path: recbench.models.GRU4Rec\ninit_args: {dim: 24}\ntuned: {trials: 3}\n")
+    inside = resolved(["--model", "LSC4Rec", f"--model.device={own}", "--data", "demo"])["model"]
+    assert inside["init_args"]["device"]["init_args"]["dim"] == 24
+
+
 def test_what_is_typed_wins_over_what_a_file_says_in_any_order(
     resolved: Callable[[Sequence[str]], dict],
 ) -> None:
@@ -234,6 +252,26 @@ BAD_WORDS = {
     "no value": ("fit --model --data demo", 2, "--model needs a value"),
     "no value at the end": ("fit --model SASRec --data demo --seed", 2, "--seed needs a value"),
     "value for a group": ("fit --model SASRec --data demo --model.recipe 3", 2, "model.recipe: has options"),
+    "unknown part": (
+        "fit --model lsc4rec --data demo --model.device gru4rce",
+        2,
+        "model.device: unknown name 'gru4rce'; did you mean gru4rec?",
+    ),
+    "part of another kind": (
+        "fit --model duet --data demo --model.base ease",
+        2,
+        "model.base: recbench.models.EASE is not a CausalScorer",
+    ),
+    "part of nothing": (
+        "fit --model lsc4rec --data demo --model.cloud.device.encoder sasrec",
+        2,
+        "--model.cloud.device.encoder is a part of --model.cloud.device; name that as well",
+    ),
+    "part without a value": (
+        "fit --model lsc4rec --data demo --model.device",
+        2,
+        "--model.device needs a value",
+    ),
     "no data": ("fit --model SASRec", 2, "data must be given; see recbench fit --help"),
     "unknown option": (
         "fit --model SASRec --data demo --sede 1",
