@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
-from recbench import cli, config
+from recbench import cli, config, models
 from recbench.data import prepare
 from recbench.errors import DataError, UsageError
 from recbench.results import read_run, read_runs
@@ -124,6 +124,17 @@ def test_every_shipped_preset_parses(kind: str, resolved: Callable[[Sequence[str
         written = yaml.safe_load((config.folder() / kind / f"{name}.yaml").read_text())
         init = shown[kind].get("init_args", shown[kind]) if kind == "model" else shown[kind]
         assert set(written.get("init_args", {}) if kind == "model" else written) <= set(init)
+
+
+@pytest.mark.parametrize("name", models.__all__)
+@pytest.mark.filterwarnings("error")
+def test_every_class_has_defaults_that_can_be_written_and_read(
+    name: str, resolved: Callable[[Sequence[str]], dict], tmp_path: Path
+) -> None:
+    shown = resolved(["--model", name, "--data", "demo"])
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(shown))
+    assert resolved(["--config", str(file)]) == shown
 
 
 def test_a_model_is_named_by_class_path_or_file(

@@ -75,7 +75,8 @@ class LSC4Rec(Collaborative):
         fusion: how a list's two scores become one.
         budget: share of the requests that go to the cloud, where the two orders differ most; 0 leaves it to
             the boundary's policy.
-        boundary: between the sides; the cache has what was said two interactions ago and nobody asks.
+        boundary: between the sides; the cache has what was said two interactions ago, and nobody asks unless a
+            policy is given.
     """
 
     paper: ClassVar[Paper] = Paper(
@@ -110,7 +111,7 @@ class LSC4Rec(Collaborative):
         own_lr: float = 0.01,
         fusion: ListFusion = "minmax",
         budget: float = 0.0,
-        boundary: Boundary = Boundary(policy=Never(), lag=2),
+        boundary: Boundary = Boundary(lag=2),
     ) -> None:
         device = device or SASRec()
         super().__init__(device.recipe, boundary=boundary)
@@ -132,8 +133,8 @@ class LSC4Rec(Collaborative):
         self.cooperation, self.adaptation, self.num_recent = cooperation, adaptation, num_recent
         self.own_steps, self.own_lr = own_steps, own_lr
         self.fusion, self.budget = fusion, budget
-        if budget:
-            self.boundary = replace(boundary, policy=AtLimit(self._limit))
+        policy = AtLimit(self._limit) if budget else boundary.policy or Never()
+        self.boundary = replace(boundary, policy=policy)
 
     @property
     def track(self) -> str:

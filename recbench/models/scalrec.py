@@ -101,7 +101,8 @@ class SCaLRec(Collaborative):
             learns beside an encoder that has not seen the answers.
         budget: share of the requests that go to the cloud; 0 leaves it to the boundary's policy.
         loss: how fused vectors are pulled towards their next items; softmax over the catalogue when None.
-        boundary: between the sides; the cache has what was said two interactions ago and nobody asks.
+        boundary: between the sides; the cache has what was said two interactions ago, and nobody asks unless a
+            policy is given.
         recipe: of all but the encoder.
     """
 
@@ -138,7 +139,7 @@ class SCaLRec(Collaborative):
         held_back: int = 0,
         budget: float = 0.0,
         loss: Loss | None = None,
-        boundary: Boundary = Boundary(policy=Never(), lag=2),
+        boundary: Boundary = Boundary(lag=2),
         recipe: Recipe = Recipe(samples="prefixes", max_epochs=10, patience=3),
     ) -> None:
         super().__init__(recipe, boundary=boundary)
@@ -160,8 +161,8 @@ class SCaLRec(Collaborative):
         self.lags, self.slack, self.aligned, self.estimated = lags, slack, aligned, estimated
         self.held_back, self.budget = held_back, budget
         self.criterion = loss or FullSoftmax()
-        if budget:
-            self.boundary = replace(boundary, policy=AtLimit(self._limit))
+        policy = AtLimit(self._limit) if budget else boundary.policy or Never()
+        self.boundary = replace(boundary, policy=policy)
 
     def build(self, catalog: Catalog) -> None:
         """Encoder, language model, projection, map, calibration.
