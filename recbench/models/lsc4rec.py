@@ -75,8 +75,8 @@ class LSC4Rec(Collaborative):
         fusion: how a list's two scores become one.
         budget: share of the requests that go to the cloud, where the two orders differ most; 0 leaves it to
             the boundary's policy.
-        boundary: between the sides; the cache has what was said two interactions ago, and nobody asks unless a
-            policy is given.
+        boundary: between the sides; the cache has what was said two interactions ago, and nobody asks unless
+            a policy is given.
     """
 
     paper: ClassVar[Paper] = Paper(

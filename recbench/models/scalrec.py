@@ -101,8 +101,8 @@ class SCaLRec(Collaborative):
             learns beside an encoder that has not seen the answers.
         budget: share of the requests that go to the cloud; 0 leaves it to the boundary's policy.
         loss: how fused vectors are pulled towards their next items; softmax over the catalogue when None.
-        boundary: between the sides; the cache has what was said two interactions ago, and nobody asks unless a
-            policy is given.
+        boundary: between the sides; the cache has what was said two interactions ago, and nobody asks unless
+            a policy is given.
         recipe: of all but the encoder.
     """
 
