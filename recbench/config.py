@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 NAMED = ("model", "data", "trainer")  # options whose value may be the name of a preset
 WHAT = {"model": "model", "data": "data set", "trainer": "trainer"}
-PARTS = ("base", "cloud", "clusterer", "device", "encoder", "local")  # options of a model that are models
+PARTS = ("base", "cloud", "clusterer", "device", "encoder", "graph", "local")  # models in models
 
 
 def folder() -> Path:
