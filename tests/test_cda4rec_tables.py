@@ -16,7 +16,9 @@ from recbench.models import CDA4Rec
 sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 import cda4rec
 
+from recbench.edge.abstract import Abstracted, ItemWords, Past, TemplateAbstracter
 from recbench.edge.planner import FixedPlanner, RulePlanner
+from recbench.edge.privacy import Private
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +44,23 @@ def test_views_are_the_method_under_other_plans(views: cda4rec.Views) -> None:
 def test_what_was_trained_is_left_as_it_was(views: cda4rec.Views) -> None:
     views.view("", FixedPlanner(beta=0.7), scope="catalogue")
     assert (views.model.planner, views.model.scope) == (views.planner, views.scope)
+
+
+def test_without_abstracts_the_cloud_is_told_the_history() -> None:
+    words = ItemWords([(), ("red", "old"), ("blue",), ()], ["", "Lamp", "", ""])
+    pasts = [Private(Past([1, 2, 3], [], "a lamp for Ann")), Private(Past([], []))]
+    told = cda4rec.Telling(words).abstract(pasts)
+    assert told == [Abstracted("a lamp for Ann", "blue; Lamp"), Abstracted("", "")]
+
+
+def test_another_abstracter_changes_what_the_cloud_reads(views: cda4rec.Views) -> None:
+    planner = FixedPlanner(beta=1.0)
+    said, told = (
+        views.view("", planner, scope="catalogue", abstracter=one)
+        for one in (None, cda4rec.Telling(views.model.words))
+    )
+    assert not np.array_equal(said.values, told.values)
+    assert isinstance(views.model.abstracter, TemplateAbstracter)  # as it was
 
 
 def test_shares_are_chosen_on_validation(views: cda4rec.Views) -> None:
@@ -80,6 +99,7 @@ def test_the_report_prints_every_table(views: cda4rec.Views, monkeypatch: pytest
     lines = "\n".join(cda4rec.report(views))
     for title in (
         "Plans (Table V)",
+        "w/o AG",
         "Candidates",
         "by length of the history",
         "Answers",
