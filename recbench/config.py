@@ -110,7 +110,7 @@ def expand(argv: Sequence[str], *, trainer: str = "cpu") -> list[str]:
             raise UsageError(f"{option} needs a value{nearest('', names('model' if is_part else key))}")
         if not is_part:
             files.append(read(Path(value)) if key == "config" else _fragment(key, value))
-        elif _part_file(value) is None:
+        elif _file("model", value) is None:
             typed.append(f"{option}={value}")  # a class, or null
         else:
             parts[key] = value
@@ -124,9 +124,9 @@ def _is_part(key: str) -> bool:
     return key.startswith("model.") and key.rpartition(".")[2] in PARTS
 
 
-def _part_file(value: str) -> Path | None:
-    """The preset that a model inside a model is named after, or the file that it is."""
-    preset = folder() / "model" / f"{value}.yaml"
+def _file(kind: str, value: str) -> Path | None:
+    """The preset that `value` names, or the YAML file that it is; None where it is neither."""
+    preset = folder() / kind / f"{value}.yaml"
     if "/" not in value and preset.is_file():
         return preset
     return Path(value) if Path(value).suffix in (".yaml", ".yml") else None
@@ -164,7 +164,7 @@ def _meant(key: str, value: Any) -> Any:
     """What stands for one value of a file."""
     if isinstance(value, str) and _is_language_model(key):
         return {"name": value}
-    if isinstance(value, str) and key in PARTS and (file := _part_file(value)):
+    if isinstance(value, str) and key in PARTS and (file := _file("model", value)):
         return {option: _named(inside) for option, inside in read(file).items() if option != "tuned"}
     return _named(value)
 
@@ -178,14 +178,11 @@ def _config(content: dict[str, Any]) -> str:
 
 def _fragment(kind: str, value: str) -> dict[str, Any]:
     """The part of a configuration that one `--model`, `--data` or `--trainer` stands for."""
-    preset, path = folder() / kind / f"{value}.yaml", Path(value)
-    if "/" not in value and preset.is_file():
-        path = preset
-    if path.suffix in (".yaml", ".yml"):
+    if path := _file(kind, value):
         content = read(path)
         beside = {"name": path.stem, "tuned": content.pop("tuned", None)} if kind == "model" else {}
         return {kind: content, **beside}
-    if kind == "data" and (path.exists() or "/" in value):
+    if kind == "data" and (Path(value).exists() or "/" in value):
         return {"data": {"name": value}}
     if kind == "model":
         return _model_class(value)
