@@ -341,10 +341,12 @@ def report(views: Views) -> Iterator[str]:
         ("rule, tuned, candidates", "encoder alone"),
         ("as trained", "encoder alone"),
         ("as trained", TOLD),
+        (TOLD, "encoder alone"),
         *(("rule", name) for name in (*FIXED, "random plans")),
         ("v1", "v6, semantic alone"),
         ("v1", "v7, structured alone"),
         ("v1", "v4, 500 candidates"),
+        ("v1", "v5, SURGE"),
     ]
     yield from (f"- {difference(rows[a], rows[b])}" for a, b in pairs if a in rows and b in rows)
     yield "\n### What an abstract gives away\n"
