@@ -165,8 +165,18 @@ def _meant(key: str, value: Any) -> Any:
     if isinstance(value, str) and _is_language_model(key):
         return {"name": value}
     if isinstance(value, str) and key in PARTS and (file := _file("model", value)):
-        return {option: _named(inside) for option, inside in read(file).items() if option != "tuned"}
+        return {option: inside for option, inside in whole(file).items() if option != "tuned"}
     return _named(value)
+
+
+def whole(path: Path) -> dict[str, Any]:
+    """What a file holds, with what the names in it stand for.
+
+    Raises:
+        DataError: as `read` does.
+    """
+    content: dict[str, Any] = _named(read(path))
+    return content
 
 
 def _config(content: dict[str, Any]) -> str:

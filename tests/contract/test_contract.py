@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from recbench.data.synthetic import World
 
 PRESETS = config.names("model")
-CONTENT = {name: config.read(config.folder() / "model" / f"{name}.yaml") for name in PRESETS}
+CONTENT = {name: config.whole(config.folder() / "model" / f"{name}.yaml") for name in PRESETS}
 CLASSES = {name: content["class_path"].rpartition(".")[2] for name, content in CONTENT.items()}
 PARTS = {  # methods that a preset holds, by the option that holds them
     name: {
